@@ -1,0 +1,293 @@
+"""Train a U-Net on cells: images in, a checkpoint, scores and pictures out.
+
+    python -m experiments.train_cells                                # made-up cells, sized for this machine
+    python -m experiments.train_cells --data dsb2018                 # 670 real images, downloaded
+    python -m experiments.train_cells --data FOLDER                  # your images/ and labels/ (or masks/)
+    python -m experiments.train_cells --preset paper                 # the teaching recipe, for a GPU or a TPU
+
+Scores, time, device and commit of measured runs stand in README.md.
+"""
+
+from unet_jax import startup
+
+if __name__ == "__main__":
+    startup.prepare()
+
+import dataclasses
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import optax
+
+from unet_jax import augment, losses, metrics, parallel, report, targets, training
+from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches
+from unet_jax.data.source import Source, count_kinds, split
+from unet_jax.evaluation import evaluate
+from unet_jax.logs import MetricsLog, plain, read_rows, write_json
+from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
+from unet_jax.models import UNet, to_spec
+from unet_jax.workdir import new_workdir, open_workdir
+
+LOSSES = {
+    "dice": losses.dice,
+    "bce": losses.cross_entropy,
+    "focal": losses.focal,
+    "dice+bce": losses.weighted_sum((1.0, losses.dice), (1.0, losses.cross_entropy)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to train, on what, for how long. Fields left at None take the preset's value."""
+
+    data: str = "synthetic"
+    """synthetic (made-up cells), dsb2018 (BBBC038, downloaded), or a folder, zip or tree of your own."""
+    preset: Literal["auto", "small", "paper"] = "auto"
+    """small: for a CPU; paper: the teaching recipe, for an accelerator; auto: what this machine can carry."""
+    workdir: Path | None = None
+    """Folder of the run; runs/cells-DATE-TIME when not given."""
+    resume: bool = False
+    """Go on with the run in --workdir, from its last checkpoint."""
+    epochs: int | None = None
+    """Passes over the training images, at most."""
+    max_minutes: float | None = None
+    """Minutes of training and validation, at most; the learning rate comes down to zero when they end."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation IoU; None: never, as the cosine schedule has an end."""
+    batch: int = 8
+    """Images a step, over all devices: the recipe's 8 also suits 2 to 8 devices."""
+    patch: int = 256
+    """Side of the training crop in pixels: the recipe's size, which 4 levels divide."""
+    widths: tuple[int, ...] | None = None
+    """Filters of each level, the last at the bottom: one down-sampling less than there are numbers."""
+    loss: Literal["dice", "bce", "focal", "dice+bce"] | None = None
+    """Dice alone is the recipe; adding cross-entropy learns faster in a short training."""
+    norm: Literal["none", "batch", "group"] | None = None
+    """Normalisation after every convolution; batch makes short trainings possible."""
+    dropout: float = 0.0
+    """Share of features dropped at the two deepest levels; 0.3 to 0.5 helps when there are few images."""
+    upsample: Literal["transpose", "resize"] = "transpose"
+    """Up-convolution as in the 2015 paper, or repeat and convolve, which leaves no checkerboard."""
+    augment: bool = True
+    """Flips, turns, rotation, scale, elastic deformation, brightness, contrast, gamma, noise and blur."""
+    learning_rate: float | None = None
+    """Adam's step size at its highest."""
+    schedule: Literal["cosine", "constant"] | None = None
+    """The recipe is constant; cosine ends a short training better."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Arithmetic of the network; parameters, logits and losses stay float32. bfloat16 is for accelerators."""
+    seed: int = 0
+    """Decides the weights, the order of the images and every random change of them."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "epochs": 60, "max_minutes": 9.0, "widths": (16, 32, 64, 128, 256), "loss": "dice+bce", "norm": "batch",
+        "learning_rate": 2e-3, "schedule": "cosine",
+    },
+    "paper": {
+        "epochs": 100, "max_minutes": None, "widths": (64, 128, 256, 512, 1024), "loss": "dice", "norm": "batch",
+        "learning_rate": 1e-4, "schedule": "constant",
+    },
+}  # fmt: skip
+MAY_CHANGE = {"epochs", "max_minutes", "patience", "workdir", "resume"}  # between the starts of one run
+
+
+def resolve(config: Config, backend: str) -> Config:
+    """The config with the preset chosen for `backend` and every field filled in."""
+    preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "paper")
+    chosen = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None}
+    if config.epochs is not None and config.max_minutes is None:
+        chosen["max_minutes"] = None  # who asks for epochs wants them all
+    if config.max_minutes is not None and config.epochs is None:
+        chosen["epochs"] = 1000
+    dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
+    workdir = config.workdir or new_workdir("cells")
+    return dataclasses.replace(config, preset=preset, workdir=workdir, dtype=dtype, **chosen)
+
+
+def open_source(data: str) -> Source:
+    """The images that `--data` names."""
+    from unet_jax.data import FolderSource
+    from unet_jax.data.synthetic import SyntheticCells
+    from unet_jax.datasets.dsb2018 import build_dsb2018, is_stage1_train
+
+    if data == "synthetic":
+        print(
+            "Made-up cells: 670 rendered images with exact labels. For real ones: --data dsb2018 (downloads BBBC038), "
+            "or --data FOLDER with your images/ and labels/"
+        )
+        return SyntheticCells()
+    if data == "dsb2018":
+        return build_dsb2018()
+    return build_dsb2018(source=Path(data)) if is_stage1_train(Path(data)) else FolderSource(Path(data)).preload()
+
+
+def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
+    """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
+    model = UNet(config.widths, norm=config.norm, dropout=config.dropout, upsample=config.upsample, dtype=config.dtype)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(),
+        training.scheduled(config.learning_rate, planned_steps, shape=config.schedule),
+    )
+    loss = LOSSES[config.loss]
+    changes = augment.strong() if config.augment else None
+    count = partial(metrics.confusion, num_classes=2)
+    step = training.make_train_step(model, optimizer, loss, target=targets.foreground, augment=changes)
+    eval_step = training.make_eval_step(model, loss, count, target=targets.foreground)
+    return model, optimizer, step, eval_step
+
+
+def main(config: Config) -> int:
+    """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
+    config = resolve(config, jax.default_backend())
+    source = Normalised(open_source(config.data))
+    parts = split(source)
+    announce(config, parts)
+    planned_steps = config.epochs * steps_per_epoch(len(parts["train"]), config.batch)
+    model, optimizer, step, eval_step = compose(config, planned_steps)
+    state = training.init_state(model, optimizer, (config.patch, config.patch, source.channels), seed=config.seed)
+    card = make_card(config, model, source)
+    open_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
+    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+        return train(config, parts, step, eval_step, state, card, checkpoints, log)
+
+
+def train(
+    config: Config, parts: dict[str, Source], step: Any, eval_step: Any, state: training.State, card: dict[str, Any],
+    checkpoints: Checkpoints, log: MetricsLog,
+) -> int:  # fmt: skip
+    """Train from `state` or from the last checkpoint, then score the test split with the best one."""
+    mesh, patch, position = parallel.data_mesh(config.batch), (config.patch, config.patch), Position()
+    state = jax.device_put(state, parallel.replicated(mesh))
+    if config.resume:
+        if checkpoints.latest_step() is not None:
+            state, saved = checkpoints.restore(state)
+            position = Position(**saved["position"])
+        log.truncate_after(position.step)
+        print(f"resumed after {position.epoch} epochs, at step {position.step}")
+    # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
+    score = partial(evaluate, jax.jit(eval_step), patch=patch, batch=config.batch, margin=config.patch // 8, mesh=mesh)
+
+    def validate(state: training.State) -> dict[str, float]:
+        result = score(state, parts["val"])
+        scores = metrics.summarise(result.counts)
+        return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
+
+    def epoch_done(row: dict[str, Any]) -> None:
+        log.append(row)
+        print(
+            f"epoch {row['epoch']:>3} | train loss {row['train_loss']:.4f} | val loss {row['val_loss']:.4f} | "
+            f"IoU {row['val_iou']:.4f} | Dice {row['val_dice']:.4f} | {row['images_per_second']:.1f} images/s | "
+            f"data {row['wait_share']:.0%} | {duration(row['seconds'])}",
+            flush=True,
+        )
+
+    def save(state: training.State, position: Position, score: float | None) -> None:
+        checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
+
+    stream = train_batches(parts["train"], patch=patch, batch=config.batch, seed=config.seed, start_step=position.step)
+    with StopRequest() as stop:
+        state = fit(
+            state,
+            position,
+            step=jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh)),
+            batches=((parallel.shard(batch, mesh), [str(i) for i in batch["id"]]) for batch in stream),
+            steps_per_epoch=steps_per_epoch(len(parts["train"]), config.batch),
+            budget=Budget(config.epochs, config.max_minutes, config.patience),
+            callbacks=Callbacks(validate, epoch_done, save, print),
+            stop=stop,
+        )
+    if stop.signal is not None:
+        print(f"stopped at step {position.step}; to go on: --resume --workdir {config.workdir}")
+        return 128 + stop.signal
+    state, card = checkpoints.restore(state, which="best")
+    finish(config, card, score, state, parts["test"], position)
+    return 0
+
+
+def announce(config: Config, parts: dict[str, Source]) -> None:
+    """Say what will be trained, on what, and on which device."""
+    device = jax.devices()[0]
+    print(f"device: {jax.device_count()} × {device.device_kind} ({device.platform}); preset: {config.preset}")
+    if warning := startup.unseen_accelerator(device.platform):
+        print(warning, file=sys.stderr)
+    for name, part in parts.items():
+        kinds = ", ".join(f"{n} {kind}" for kind, n in count_kinds(part).items())
+        print(f"{name:>5}: {len(part)} images{f' ({kinds})' if kinds else ''}")
+    print(f"workdir: {config.workdir}")
+
+
+def make_card(config: Config, model: UNet, source: Source) -> dict[str, Any]:
+    """What a checkpoint says of itself, for prediction and for the reader."""
+    return {
+        "model": to_spec(model),
+        "channels": source.channels,
+        "normalisation": {"method": "percentile", "low": 1.0, "high": 99.8, "over": "all channels of the image"},
+        "classes": ["background", "cell"],
+        "label_map": {"0": "background", "every other value": "cell"},
+        "patch": [config.patch, config.patch],
+        "config": plain(config),
+        **provenance(),
+    }
+
+
+def finish(
+    config: Config, card: dict[str, Any], score: Any, state: training.State, test: Source, position: Position
+) -> None:
+    """Score the test split once with the best checkpoint, and write results.json and the pictures."""
+    began = time.perf_counter()
+    result = score(state, test, keep_predictions=True)
+    kinds = test.columns.get("kind", ())
+    summary = metrics.summarise(result.counts)
+    write_json(
+        config.workdir / "results.json",
+        {
+            "test": summary,
+            "by_kind": metrics.by_group(result.counts, kinds) if kinds else {},
+            "rules": {
+                "empty image": metrics.EMPTY_RULE,
+                "pooled": "counts of all pixels of all images added up, then one ratio",
+                "mean": "one ratio an image, then the mean over images",
+                "split": "70/15/15 by a hash of the image's id",
+            },
+            "best": {"epoch": card["position"]["best_epoch"], "val_iou": card["position"]["best_score"]},
+            "epochs": position.epoch,
+            "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
+            "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+            "data": config.data,
+            "commit": card["commit"],
+            "version": card["version"],
+        },
+    )
+    folder = config.workdir / "report"
+    report.curves(read_rows(config.workdir / "metrics.jsonl"), folder / "curves.png", title=f"U-Net on {config.data}")
+    per_image = metrics.iou(result.counts)[:, 1], metrics.dice(result.counts)[:, 1]
+    items = []
+    for group, chosen in report.choose_examples(per_image[0]).items():
+        for i in chosen:
+            sample = test[i]
+            items.append(
+                {
+                    "image": sample["image"], "label": sample["label"], "prediction": result.predictions[i],
+                    "id": sample["id"], "kind": kinds[i] if kinds else "", "group": group,
+                    "iou": float(per_image[0][i]), "dice": float(per_image[1][i]),
+                }
+            )  # fmt: skip
+    report.examples(items, folder / "examples.png", title=f"test images of {config.data}")
+    print(
+        f"test ({summary['images']} images, best epoch {card['position']['best_epoch']}): "
+        f"IoU {summary['iou_pooled']:.4f} pooled, {summary['iou_mean']:.4f} mean over images; "
+        f"Dice {summary['dice_pooled']:.4f} pooled, {summary['dice_mean']:.4f} mean over images"
+    )
+    print(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
+
+
+if __name__ == "__main__":
+    startup.run(main, Config, description=__doc__)

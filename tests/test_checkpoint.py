@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from unet_jax import parallel
+from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.training import State
+
+
+def make_state(step, devices=1):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    params = {"w": jnp.full((4, 3), float(step))}
+    state = State(jnp.asarray(step, jnp.int32), params, {}, {"m": jnp.arange(5.0)}, jax.random.PRNGKey(1))
+    return jax.device_put(state, parallel.replicated(mesh))
+
+
+def test_latest_and_best(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in ((10, 0.5), (20, 0.9), (30, float("nan")), (40, 0.7), (50, 0.8), (53, None)):
+            checkpoints.save(make_state(step), {"position": {"step": step}}, score=score)
+        for which, step in (("latest", 53), ("best", 20)):
+            state, card = checkpoints.restore(make_state(0), which=which)
+            assert (int(state.step), card["position"], card["format"]) == (step, {"step": step}, 1)
+            np.testing.assert_array_equal(state.params["w"], np.full((4, 3), step))
+        assert {p.name for p in tmp_path.iterdir() if p.name.isdigit()} == {"20", "50", "53"}
+
+
+def test_saving_a_step_twice_keeps_the_first(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(5), {"word": "first"}, score=0.5)
+        checkpoints.save(make_state(5), {"word": "second"}, score=None)
+        assert checkpoints.restore(make_state(0))[1]["word"] == "first"
+
+
+def test_restore_on_another_number_of_devices(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(7, devices=4), {}, score=None)
+        for devices in (1, 2):
+            state, _ = checkpoints.restore(make_state(0, devices))
+            assert len(state.params["w"].sharding.device_set) == devices
+            assert int(state.step) == 7
+
+
+def test_nothing_to_restore(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        checkpoints.restore(make_state(0))
+
+
+def test_a_save_that_was_cut_off_is_not_seen(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(5), {}, score=None)
+    (tmp_path / "9.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "9.orbax-checkpoint-tmp" / "state").mkdir()
+    with Checkpoints(tmp_path) as again:
+        assert again.latest_step() == 5
+
+
+def test_provenance_names_the_version():
+    found = provenance()
+    assert found["version"] == "0.1.0"
+    assert set(found) == {"version", "commit"}

@@ -1,0 +1,104 @@
+import itertools
+import os
+import signal
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from unet_jax import training
+from unet_jax.loop import Budget, Callbacks, NonFiniteLoss, Position, StopRequest, duration, fit
+
+
+class Run:
+    """A run whose step takes no time: what `fit` did, and in which order."""
+
+    def __init__(self, scores=(), losses=None, stop_at=None):
+        self.scores, self.losses, self.stop_at = list(scores), losses or {}, stop_at
+        self.events, self.rows, self.said = [], [], []
+
+    def step(self, state, batch):
+        if self.stop_at == batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state.replace(step=state.step + 1), {"loss": self.losses.get(batch, 1.0 + batch)}
+
+    def evaluate(self, state):
+        score = self.scores.pop(0) if self.scores else 0.5
+        return {"val_loss": 0.1, "val_iou": score, "val_dice": score}
+
+    def save(self, state, position, score):
+        self.events.append((int(state.step), position.step, position.epoch, score))
+
+    def fit(self, position=None, *, epochs=2, steps=5, patience=None, max_minutes=None):
+        self.position = position or Position()
+        optimizer = training.scheduled(1.0, epochs * steps)
+        state = training.State(jnp.asarray(self.position.step), {}, {}, optimizer.init({}), jnp.zeros(2, jnp.uint32))
+        start = self.position.step
+        with StopRequest() as stop:
+            return fit(
+                state,
+                self.position,
+                step=self.step,
+                batches=((i, [f"image{i}"]) for i in itertools.count(start)),
+                steps_per_epoch=steps,
+                budget=Budget(epochs, max_minutes, patience),
+                callbacks=Callbacks(self.evaluate, self.rows.append, self.save, self.said.append),
+                stop=stop,
+            )
+
+
+def test_epochs_and_rows():
+    run = Run([0.3, 0.6])
+    state = run.fit()
+    assert int(state.step) == 10
+    assert run.events == [(5, 5, 1, 0.3), (10, 10, 2, 0.6)]
+    # losses are 1 + step index: mean of 1..5, of 6..10
+    assert [row["train_loss"] for row in run.rows] == [3.0, 8.0]
+    assert (run.position.best_epoch, run.position.best_score) == (2, 0.6)
+
+
+def test_patience_counts_from_the_best_epoch():
+    run = Run([0.5, 0.7, 0.6, 0.6, 0.9])
+    run.fit(epochs=9, patience=2)
+    assert run.position.epoch == 4
+
+
+def test_resume_in_mid_epoch_keeps_the_mean_loss():
+    run = Run([0.5, 0.5], stop_at=7)
+    run.fit()
+    # The signal comes while step index 7 runs: that step is finished and counted, then the state is saved.
+    assert run.events[-1] == (8, 8, 1, None)
+    later = Run([0.5])
+    later.fit(run.position)
+    assert later.events == [(10, 10, 2, 0.5)]
+    assert later.rows[0]["train_loss"] == 8.0
+
+
+def test_loss_that_is_not_finite_names_step_and_images_and_saves_nothing_more():
+    run = Run(losses={6: float("nan")})
+    with pytest.raises(NonFiniteLoss, match=r"nan at step 7.*image6.*--learning-rate"):
+        run.fit()
+    assert run.events == [(5, 5, 1, 0.5)]
+
+
+def test_estimate_and_plan_of_a_run_in_minutes():
+    run = Run()
+    state = run.fit(epochs=3, steps=20)
+    assert "as asked" in run.said[0]
+    assert int(optax.tree_utils.tree_get(state.opt_state, "planned_steps")) == 60
+    short = Run()
+    state = short.fit(epochs=10**6, steps=20, max_minutes=0.02)
+    assert 1 <= short.position.epoch < 10**5
+    assert int(optax.tree_utils.tree_get(state.opt_state, "planned_steps")) == short.position.step
+
+
+def test_a_second_signal_is_not_swallowed():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_durations():
+    assert [duration(s) for s in (48.2, 450, 11520)] == ["48 s", "7.5 min", "3.2 h"]

@@ -1,0 +1,176 @@
+"""The experiment as a user runs it, on a folder of tiny images: once through, stopped, resumed, and misused."""
+
+import dataclasses
+import json
+import os
+import signal
+import warnings
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tyro
+from PIL import Image
+
+from experiments import train_cells
+from unet_jax.data import FolderSource, split
+from unet_jax.loop import NonFiniteLoss
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 images of 40×36 with two bright squares each: smaller than the patch along one axis."""
+    folder = tmp_path_factory.mktemp("cells")
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    rows = ["id,kind"]
+    for i in range(24):
+        label = np.zeros((40, 36), np.uint16)
+        label[4:14, 3:12], label[20:33, 16:30] = 1, 2
+        image = (np.where(label > 0, 170, 60) + rng.integers(0, 50, label.shape)).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"c{i}.png")
+        Image.fromarray(label).save(folder / "labels" / f"c{i}.png")
+        rows.append(f"c{i},{'odd' if i % 2 else 'even'}")
+    (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def config(folder, workdir, **changes):
+    return train_cells.Config(
+        data=str(folder),
+        workdir=workdir,
+        epochs=EPOCHS,
+        batch=4,
+        patch=40,
+        widths=(4, 8),
+        dropout=0.2,
+        learning_rate=0.02,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert train_cells.main(config(folder, workdir)) == 0
+    return workdir
+
+
+def latest_arrays(workdir):
+    """Step and arrays of the newest checkpoint, read without knowing the network."""
+    step = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    handler = ocp.PyTreeCheckpointer()
+    with warnings.catch_warnings():  # it says that it takes the devices from the file
+        warnings.simplefilter("ignore", UserWarning)
+        return step, jax.tree.leaves(handler.restore(workdir / "checkpoints" / str(step) / "state"))
+
+
+def test_everything_a_run_leaves(whole_run, folder):
+    rows = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    results = json.loads((whole_run / "results.json").read_text())
+    test = split(FolderSource(folder))["test"]
+    assert results["test"]["images"] == len(test)
+    assert set(results["by_kind"]) == set(test.columns["kind"])
+    assert results["test"]["iou_pooled"] > 0.3
+    assert "scores 1" in results["rules"]["empty image"]
+    for picture in ("curves.png", "examples.png"):
+        with Image.open(whole_run / "report" / picture) as image:
+            assert image.size[0] > 300
+    assert json.loads((whole_run / "config.json").read_text())["widths"] == [4, 8]
+    assert list((whole_run / "tensorboard").iterdir())
+
+
+def test_a_run_killed_and_resumed_ends_bit_for_bit_the_same(whole_run, folder, tmp_path, monkeypatch):
+    calls = 0
+    put = train_cells.parallel.shard
+
+    def die(batch, mesh):
+        nonlocal calls
+        calls += 1
+        if calls == 17:  # in the third epoch, validation batches counted
+            raise ConnectionError("killed")
+        return put(batch, mesh)
+
+    workdir = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(train_cells.parallel, "shard", die)
+        with pytest.raises(ConnectionError):
+            train_cells.main(config(folder, workdir))
+    step, _ = latest_arrays(workdir)
+    assert 0 < step < latest_arrays(whole_run)[0]
+    assert train_cells.main(config(folder, workdir, resume=True)) == 0
+    for a, b in zip(latest_arrays(whole_run)[1], latest_arrays(workdir)[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sigterm_saves_in_mid_epoch_and_says_so(whole_run, folder, tmp_path, monkeypatch, capsys):
+    calls = 0
+    put = train_cells.parallel.shard
+
+    def stop(batch, mesh):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put(batch, mesh)
+
+    workdir = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(train_cells.parallel, "shard", stop)
+        assert train_cells.main(config(folder, workdir)) == 143
+    assert f"--resume --workdir {workdir}" in capsys.readouterr().out
+    assert latest_arrays(workdir)[0] == 3
+    assert train_cells.main(config(folder, workdir, resume=True)) == 0
+    for a, b in zip(latest_arrays(whole_run)[1], latest_arrays(workdir)[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_workdir_is_not_trained_over(whole_run, folder):
+    before = (whole_run / "config.json").read_bytes()
+    with pytest.raises(FileExistsError, match="holds another run: add --resume"):
+        train_cells.main(config(folder, whole_run))
+    with pytest.raises(ValueError, match=r"seed was 0, now 1.*give the same options"):
+        train_cells.main(config(folder, whole_run, resume=True, seed=1))
+    assert (whole_run / "config.json").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(train_cells.LOSSES, "dice+bce", lambda logits, label, mask: logits[:, 0, 0, 0] / 0.0)
+    with pytest.raises(NonFiniteLoss, match=r"at step 1, in the batch of the images c\d+, c\d+, c\d+, c\d+"):
+        train_cells.main(config(folder, tmp_path / "nan"))
+
+
+@pytest.mark.parametrize("data", ["missing", "empty"])
+def test_bad_folder_leaves_nothing_behind(tmp_path, data):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((FileNotFoundError, ValueError), match=data):
+        train_cells.main(config(tmp_path / data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_patch_that_the_levels_do_not_divide(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"41×41.*pad it to 42×42"):
+        train_cells.main(dataclasses.replace(config(folder, tmp_path / "run"), patch=41))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_flag_suggests_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(train_cells.Config, args=["--width", "4"])
+    assert "--widths" in capsys.readouterr().err
+
+
+def test_presets_fill_in_what_was_not_said():
+    small = train_cells.resolve(train_cells.Config(), "cpu")
+    paper = train_cells.resolve(train_cells.Config(), "gpu")
+    assert (small.preset, small.dtype, small.loss) == ("small", "float32", "dice+bce")
+    assert (paper.preset, paper.dtype, paper.loss) == ("paper", "bfloat16", "dice")
+    assert (paper.widths, paper.epochs, paper.learning_rate) == ((64, 128, 256, 512, 1024), 100, 1e-4)
+    assert train_cells.resolve(train_cells.Config(epochs=3), "cpu").max_minutes is None
+    assert train_cells.resolve(train_cells.Config(max_minutes=45), "cpu").epochs == 1000

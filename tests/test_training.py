@@ -1,0 +1,141 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unet_jax import losses, metrics, parallel, targets, training
+from unet_jax.models import UNet
+
+SHAPE = (16, 16, 1)
+MODEL = UNet((4, 8), norm="batch", dropout=0.3)
+
+
+def make_batch(n=4, seed=0):
+    rng = np.random.default_rng(seed)
+    label = (rng.random((n, 16, 16)) > 0.6).astype(np.int32) * np.arange(1, n + 1, dtype=np.int32)[:, None, None]
+    image = np.where(label > 0, 180, 60)[..., None] + rng.integers(0, 40, (n, 16, 16, 1))
+    return {"image": image.astype(np.uint8), "label": label, "mask": np.ones((n, 16, 16), bool)}
+
+
+@functools.cache
+def compiled(devices=1, sgd=False):
+    """Mesh, step and fresh state; plain SGD where devices are compared, as Adam amplifies rounding."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    rule = optax.identity() if sgd else optax.scale_by_adam()
+    optimizer = optax.chain(rule, training.scheduled(0.02, 100, warmup=1))
+    step = training.make_train_step(MODEL, optimizer, losses.dice, target=targets.foreground)
+    state = training.init_state(MODEL, optimizer, SHAPE, seed=3)
+    state = jax.device_put(state, parallel.replicated(mesh))
+    return mesh, jax.jit(step, out_shardings=parallel.replicated(mesh)), state
+
+
+def train(n, devices=1, state=None, start=0, sgd=False):
+    mesh, step, fresh = compiled(devices, sgd)
+    state = fresh if state is None else state
+    losses_seen = []
+    for i in range(start, n):
+        state, out = step(state, parallel.shard(make_batch(seed=i), mesh))
+        losses_seen.append(float(out["loss"]))
+    return state, losses_seen
+
+
+def test_learns_a_threshold():
+    _, seen = train(60)
+    assert np.mean(seen[-5:]) < 0.5 * np.mean(seen[:5])
+
+
+def test_steps_depend_on_the_state_alone():
+    straight, _ = train(6)
+    half, _ = train(3)
+    resumed, _ = train(6, state=jax.tree.map(jnp.array, half), start=3)
+    for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_same_curve_on_any_number_of_devices():
+    _, one = train(6, devices=1, sgd=True)
+    for devices in (2, 4):
+        _, many = train(6, devices=devices, sgd=True)
+        np.testing.assert_allclose(many, one, atol=1e-5)
+
+
+def test_image_without_a_valid_pixel_counts_for_nothing():
+    mesh, step, state = compiled()
+    batch = make_batch()
+    batch["mask"][3] = False
+    _, with_empty = step(state, parallel.shard(batch, mesh))
+
+    def loss_of(rows):
+        logits, _ = MODEL.apply(
+            {"params": state.params, **state.model_state},
+            training.to_unit(jnp.asarray(batch["image"])),
+            train=True,
+            rngs={"dropout": jax.random.split(jax.random.fold_in(state.key, state.step))[1]},
+            mutable=["batch_stats"],
+        )
+        return losses.dice(logits[rows], jnp.asarray(batch["label"][rows] > 0, jnp.int32), jnp.ones((3, 16, 16), bool))
+
+    np.testing.assert_allclose(with_empty["loss"], jnp.mean(loss_of(slice(0, 3))), rtol=1e-5)
+
+
+def test_evaluation_counts_every_valid_pixel_once():
+    mesh, _, state = compiled()
+    count = functools.partial(metrics.confusion, num_classes=2)
+    batch = make_batch()
+    batch["mask"][0, :8] = False
+    out = jax.jit(training.make_eval_step(MODEL, losses.dice, count, target=targets.foreground))(
+        state, parallel.shard(batch, mesh)
+    )
+    counts = np.asarray(out["counts"])
+    assert counts.sum(axis=(1, 2)).tolist() == [128, 256, 256, 256]
+    truth = [(batch["label"] > 0)[i][batch["mask"][i]].sum() for i in range(4)]
+    assert counts[:, 1].sum(axis=1).tolist() == truth
+    predicted = [np.asarray(out["prediction"])[i][batch["mask"][i]].sum() for i in range(4)]
+    assert counts[:, :, 1].sum(axis=1).tolist() == predicted
+
+
+def test_schedule_rises_falls_and_can_be_moved():
+    rule = training.scheduled(1.0, 100)
+    grads = {"w": jnp.ones(())}
+
+    def rate(count, planned):
+        state = training.ScheduleState(jnp.asarray(count), jnp.asarray(planned), jnp.zeros(()))
+        updates, after = rule.update(grads, state)
+        assert float(updates["w"]) == -float(after.learning_rate)
+        return float(after.learning_rate)
+
+    # rise: (count + 1) / 5, a twentieth of the plan, or / 100, the default, × half a cosine of count / plan
+    assert rate(0, 100) == pytest.approx(0.2)
+    assert rate(0, 10**6) == pytest.approx(0.01)
+    assert rate(50, 100) == pytest.approx(0.5)
+    assert rate(100, 100) == pytest.approx(0.0, abs=1e-6)
+    assert rate(50, 200) == pytest.approx(0.5 * (1 + np.cos(np.pi / 4)))
+    with pytest.raises(ValueError, match="choose cosine or constant"):
+        training.scheduled(1.0, 10, shape="linear")
+
+
+def test_replan_moves_only_the_plan():
+    _, _, state = compiled()
+    moved = training.replan(state, 7)
+    assert int(optax.tree_utils.tree_get(moved.opt_state, "planned_steps")) == 7
+    differing = [
+        jax.tree_util.keystr(path)
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(moved), strict=True)
+        if not np.array_equal(a, b)
+    ]
+    assert len(differing) == 1
+    assert "planned_steps" in differing[0]
+
+
+def test_valid_padding_scores_the_centre():
+    model = UNet((4, 8), padding="VALID")
+    optimizer = optax.chain(optax.scale_by_adam(), training.scheduled(0.01, 10))
+    state = training.init_state(model, optimizer, (32, 32, 1), seed=0)
+    count = functools.partial(metrics.confusion, num_classes=2)
+    evaluate = training.make_eval_step(model, losses.cross_entropy, count, target=targets.foreground)
+    batch = {"image": np.zeros((1, 32, 32, 1), np.uint8), "label": np.zeros((1, 32, 32), np.int32)}
+    batch["mask"] = np.ones((1, 32, 32), bool)
+    assert np.asarray(jax.jit(evaluate)(state, batch)["counts"]).sum() == 16 * 16  # 32 - 2 × 8

@@ -1,0 +1,158 @@
+"""One file to raw numbers: PNG and JPEG by pillow, TIFF by tifffile, told apart by their first bytes, not by name."""
+
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+MAX_PIXELS = 2**28
+_LOSSY_TIFF = {6: "JPEG", 7: "JPEG", 34892: "lossy JPEG"}
+_KNOWN = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"RIFF": "a WebP",
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x93NUMPY": "a numpy array",
+    b"\x89HDF": "an HDF5 file",
+    b"<": "a text or web page",
+    b"version https://git-lfs": "a Git LFS pointer (fetch the real file with `git lfs pull`)",
+}
+
+
+class Refused(ValueError):
+    """A file that is understood and not accepted; its message states the mend and gets the file's name in front."""
+
+
+class Raw(NamedTuple):
+    """A file's own numbers: values (H, W) or (H, W, C), bits a value; palette (n, 3) uint8 if values are indices."""
+
+    values: np.ndarray
+    bits: int
+    alpha: bool = False
+    palette: np.ndarray | None = None
+    lossy: str = ""
+
+
+def decode(path: Path) -> Raw:
+    """Numbers of one PNG, JPEG or TIFF file, upright as viewers show it; Refused, or whatever the decoder raises."""
+    with path.open("rb") as file:
+        head = file.read(32)
+        if not head:
+            raise Refused("is empty (0 bytes): copy it again")
+        content = next((name for magic, name in _KNOWN.items() if head.startswith(magic)), "no image known here")
+        file.seek(0)
+        if content == "PNG":
+            return _decode_png(file, head)
+        if content == "JPEG":
+            return _decode_jpeg(file)
+        if content == "TIFF":
+            return _decode_tiff(file)
+    raise Refused(f"holds {content}, whatever its name says: convert it to PNG or TIFF")
+
+
+def _check_size(height: int, width: int, channels: int = 1) -> None:
+    if height * width == 0:
+        raise Refused(f"has no pixels ({height}×{width}): save it again")
+    if height * width > MAX_PIXELS or height * width * channels > 4 * MAX_PIXELS:
+        raise Refused(
+            f"claims {height}×{width} pixels, more than the {MAX_PIXELS:,} accepted: cut it into smaller images"
+        )
+
+
+def _upright(array: np.ndarray, picture: Any) -> np.ndarray:
+    """Turn by the EXIF orientation, as every viewer and drawing program does before a mask is drawn."""
+    orientation = picture.getexif().get(0x0112, 1)
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    rows, columns = (-1 if orientation in bad else 1 for bad in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return array[::rows, ::columns]
+
+
+def _decode_png(file: BinaryIO, head: bytes) -> Raw:
+    from PIL import PngImagePlugin
+
+    # The plugin itself, since Image.open's guard against huge images hangs on a setting of the whole process.
+    picture = PngImagePlugin.PngImageFile(file)
+    _check_size(picture.height, picture.width)
+    bits, colour = head[24], head[25]
+    if picture.is_animated:
+        raise Refused(f"is an animation of {picture.n_frames} frames: save each in a file of its own")
+    values = np.asarray(picture)
+    if bits == 16 and colour != 0:  # pillow would cut 16-bit colour to 8 bits without a word
+        from imagecodecs import png_decode
+
+        file.seek(0)
+        values = np.asarray(png_decode(file.read()))
+    elif colour == 0 and bits in (2, 4):  # pillow stretches these to 0..255; a label needs the numbers themselves
+        values = values // (255 // (2**bits - 1))
+    palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if colour == 3 else None
+    return Raw(_upright(values, picture), 8 if palette is not None else bits, colour in (4, 6), palette)
+
+
+def _decode_jpeg(file: BinaryIO) -> Raw:
+    from PIL import JpegImagePlugin
+
+    picture = JpegImagePlugin.JpegImageFile(file)
+    _check_size(picture.height, picture.width)
+    if picture.mode not in ("L", "RGB"):
+        raise Refused(f"has the colours of a printing press ({picture.mode}): convert it to RGB")
+    return Raw(_upright(np.asarray(picture), picture), 8, lossy="JPEG")
+
+
+def _decode_tiff(file: BinaryIO) -> Raw:
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        full = [page for page in tiff.pages if not page.is_reduced and not page.is_mask]  # not pyramids, thumbnails
+        pages = (tiff.imagej_metadata or {}).get("images", 1) if len(full) == 1 else len(full)
+        if pages != 1:
+            raise Refused(
+                f"is a stack of {pages} pages of shape {tiff.pages[0].shape}: save each slice in a file of its own or, "
+                "if the pages are channels, as one page with tifffile.imwrite(name, numpy.moveaxis(stack, 0, -1), "
+                'photometric="rgb", or planarconfig="contig" if there are not 3)'
+            )
+        page = full[0]
+        _check_tiff(page, tiff.filehandle.size)
+        values = page.asarray()
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if page.axes == "SYX":  # planes stored one after the other, which the header states: no guess
+        values = np.moveaxis(values, 0, -1)
+    photometric, bits = int(page.photometric), page.bitspersample
+    if photometric == 0 and values.dtype.kind in "ub":  # 0 is white: turn to what is seen
+        values = ~values if values.dtype.kind == "b" else np.array(2**bits - 1, values.dtype) - values
+    palette = (page.colormap.T >> 8).astype(np.uint8) if photometric == 3 else None
+    samples = page.samplesperpixel
+    alpha = any(int(extra) in (1, 2) for extra in page.extrasamples[-1:]) or (photometric == 2 and samples == 4)
+    return Raw(values, bits, alpha and samples > 1, palette, _LOSSY_TIFF.get(int(page.compression), ""))
+
+
+def _check_tiff(page: Any, file_size: int) -> None:
+    """Refuse what cannot be read with certainty, before a pixel is decoded."""
+    height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
+    _check_size(height, width, samples)
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if len(parts) != int(np.prod(page.chunked)) or any(start + count > file_size for start, count in parts):
+        raise Refused("is damaged or truncated, some of its pixels are missing: copy it again")
+    if page.axes not in ("YX", "YXS", "SYX"):
+        raise Refused(f"has the axes {page.axes}, shape {page.shape}: save it as one page (height, width, channels)")
+    if page.axes == "YXS" and height <= 4 < samples:
+        raise Refused(
+            f"has the shape {page.shape}, which looks like channels first: save it as (height, width, channels) with "
+            "tifffile.imwrite(name, numpy.moveaxis(array, 0, -1))"
+        )
+    orientation = page.tags.valueof(274, default=1)
+    if int(orientation) != 1:
+        raise Refused(
+            f"is stored turned (orientation {int(orientation)}), which programs read differently: save upright"
+        )
+    ycbcr_jpeg = int(page.photometric) == 6 and int(page.compression) in (6, 7)  # the decoder gives RGB
+    if int(page.photometric) not in (0, 1, 2, 3) and not ycbcr_jpeg:
+        raise Refused(f"has the colours {page.photometric!s}: convert it to grey or RGB")

@@ -1,0 +1,122 @@
+"""Image and label files as arrays; every failure is a ValueError that names the file and the mend."""
+
+import functools
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Integer, UInt8, UInt16
+
+from unet_jax.data.decode import Raw, Refused, decode
+
+_ALPHA_LOCK = threading.Lock()
+
+
+def read_image(
+    path: str | Path,
+) -> UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+    """One image (H, W, C) in the file's own range: uint8 and uint16 as stored, every other number as float32.
+
+    PNG, JPEG and TIFF, by content. A palette becomes RGB; alpha is dropped with one warning a folder; EXIF orientation
+    is applied. Raises FileNotFoundError, and ValueError for a file that is damaged, no image, a stack, or too large.
+    """
+    path = Path(path)
+    with _named(path):
+        raw = decode(path)
+        values = raw.values
+        if raw.palette is not None:
+            values = _colours(raw)
+        elif raw.bits < 8 and values.dtype.kind in "ub":
+            values = values.astype(np.uint8) * np.uint8(255 // (2**raw.bits - 1))
+        if values.dtype.kind not in "uif":
+            raise Refused(f"holds numbers of type {values.dtype}: save it as 8-bit, 16-bit or float32")
+        if values.dtype not in (np.uint8, np.uint16, np.float32):
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported where it is used
+                values = values.astype(np.float32)
+        values = values if values.ndim == 3 else values[..., None]
+        values = np.ascontiguousarray(values[..., :-1] if raw.alpha else values)
+    if raw.alpha:
+        with _ALPHA_LOCK:
+            _warn_alpha(path.resolve().parent)
+    return values
+
+
+def read_label(path: str | Path) -> Integer[np.ndarray, "h w"]:
+    """One label (H, W) with the file's own numbers: ids, 0/255 or classes.
+
+    A palette counts by its index, or by its grey where all its colours are grey; RGB counts if its channels are equal.
+    Raises FileNotFoundError, and ValueError as `read_image` and for lossy files, colours, fractions and drawn alpha.
+    """
+    path = Path(path)
+    with _named(path):
+        raw = decode(path)
+        if raw.lossy:
+            raise Refused(
+                f"is compressed with {raw.lossy}, which alters label values: export the mask again as PNG from the "
+                "program that drew it"
+            )
+        values = raw.values
+        if raw.palette is not None and not np.ptp(raw.palette[np.unique(values)], axis=-1).any():
+            values = _colours(raw)
+        if values.ndim == 3:
+            values = _grey(values, alpha=raw.alpha)
+        if values.dtype.kind == "f":
+            values = _whole(values)
+        if values.dtype.kind not in "uib":
+            raise Refused(f"holds numbers of type {values.dtype}: save the mask with 8 or 16 bit integers")
+        return np.ascontiguousarray(values.astype(np.uint8) if values.dtype.kind == "b" else values)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give every failure of a decoder the file's name and a mend."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except Refused as error:
+        raise ValueError(f"{path}: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        mend = "copy it again, or open it in an image program and save it as PNG"
+        if isinstance(error, PermissionError | IsADirectoryError):
+            mend = "give this user the right to read it, as a plain file"
+        elif isinstance(error, ImportError):
+            mend = "install tifffile and imagecodecs, or save it as 8-bit PNG"
+        raise ValueError(f"{path}: cannot be read ({reason}): {mend}") from error
+
+
+@functools.cache
+def _warn_alpha(folder: Path) -> None:
+    warnings.warn(f"{folder}: images with an alpha channel; it is dropped (said once a folder)", stacklevel=4)
+
+
+def _colours(raw: Raw) -> UInt8[np.ndarray, "h w 3"]:
+    palette = raw.palette
+    if raw.values.max(initial=0) >= len(palette):
+        raise Refused("uses colours its palette does not have: save it as RGB")
+    return palette[raw.values]
+
+
+def _grey(values: np.ndarray, *, alpha: bool) -> np.ndarray:
+    if alpha and np.ptp(values[..., -1]):
+        raise Refused("has a varying alpha channel: flatten it on black and save it as 8-bit grey PNG")
+    colours = values[..., :-1] if alpha else values
+    if (colours != colours[..., :1]).any():
+        raise Refused(
+            "is a colour drawing, its red, green and blue differ: save it as grey PNG with one number a class or object"
+        )
+    return colours[..., 0]
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    if not (np.isfinite(values).all() and (values == np.rint(values)).all() and np.abs(values).max(initial=0) < 2**31):
+        raise Refused(
+            "holds fractions, where ids or classes must be whole numbers: round it and save it as 16-bit TIFF"
+        )
+    return values.astype(np.int32)

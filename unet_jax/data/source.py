@@ -1,0 +1,115 @@
+"""Sources: what every data set looks like from here on, and how it is split."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A sequence of samples `{"image": (*S, C), "label": (*S) int32, "mask": (*S) bool, "id": str}`, each of any size.
+
+    `ids` holds one name an image, `channels` is C, `columns` further texts an image ({"kind": ("bright", ...)}) or {}.
+    `label_kind` is "instances" (0 background, 1..n objects), "binary" (0, 1) or "classes" (0..K-1).
+    A sample's arrays may be shared or read-only: copy them before changing them.
+    """
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """One name an image, in order."""
+
+    @property
+    def channels(self) -> int:
+        """C, the same in every image."""
+
+    @property
+    def label_kind(self) -> str:
+        """What a label's numbers mean."""
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Further texts, one an image."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]:
+        """The sample at `index`; IndexError past the end."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The images of `source` at `indices`, in that order; a source again."""
+
+    source: Source
+    indices: tuple[int, ...]
+
+    def __init__(self, source: Source, indices: Sequence[SupportsIndex]):
+        """Raises IndexError when an index lies outside the source."""
+        object.__setattr__(self, "source", source)
+        object.__setattr__(self, "indices", tuple(range(len(source))[i] for i in indices))
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """One name an image, in order."""
+        ids = self.source.ids
+        return tuple(ids[i] for i in self.indices)
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Further texts, one an image."""
+        return {name: tuple(cells[i] for i in self.indices) for name, cells in self.source.columns.items()}
+
+    @property
+    def channels(self) -> int:
+        """C, the same in every image."""
+        return self.source.channels
+
+    @property
+    def label_kind(self) -> str:
+        """What a label's numbers mean."""
+        return self.source.label_kind
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.indices)
+
+    def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]:
+        """The sample at `index`."""
+        return self.source[self.indices[index]]
+
+
+def split_of(id: str) -> str:
+    """Part of the data an image belongs to: "train" (70 %), "val" (15 %) or "test" (15 %), by a hash of its id alone.
+
+    u = first 8 bytes of sha256(id) / 2**64; train if u < 0.70, val if u < 0.85, else test. So adding an image moves
+    no other, and the same id falls in the same part on every machine.
+    """
+    digest = hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()
+    u = int.from_bytes(digest[:8], "big") / 2**64
+    return "train" if u < 0.70 else "val" if u < 0.85 else "test"
+
+
+def split(source: Source) -> dict[str, Subset]:
+    """The three parts of a source, {"train", "val", "test"}, by `split_of`.
+
+    Raises ValueError when a part is empty, which happens to small sets.
+    """
+    indices: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for i, id in enumerate(source.ids):
+        indices[split_of(id)].append(i)
+    if not all(indices.values()):
+        counts = ", ".join(f"{part} {len(rows)}" for part, rows in indices.items())
+        raise ValueError(
+            f"{len(source)} images split by the hash of their ids give {counts}: no part may be empty. Add images "
+            "(with 40 an empty part is very unlikely) or choose the parts yourself with Subset(source, indices)"
+        )
+    return {part: Subset(source, rows) for part, rows in indices.items()}
+
+
+def count_kinds(source: Source, column: str = "kind") -> dict[str, int]:
+    """Number of images of each value of a column, most frequent first; {} when the source has no such column."""
+    return dict(Counter(source.columns.get(column, ())).most_common())

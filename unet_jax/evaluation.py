@@ -1,0 +1,68 @@
+"""Scores of whole images: tiles of one shape through the network, every pixel of every image counted once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int, UInt8
+
+from unet_jax import parallel
+from unet_jax.data.pipeline import eval_tiles
+from unet_jax.data.source import Source
+from unet_jax.training import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over the pixels, confusion counts of each image (N, K, K), and the predicted classes of each image."""
+
+    loss: float
+    counts: Int[np.ndarray, "n k k"]
+    predictions: list[UInt8[np.ndarray, "..."]]
+
+
+def evaluate(
+    eval_step: Callable[[State, Any], dict[str, Any]],
+    state: State,
+    source: Source,
+    *,
+    patch: tuple[int, ...],
+    batch: int,
+    margin: int,
+    mesh: Mesh,
+    keep_predictions: bool = False,
+) -> Evaluation:
+    """Run `eval_step` over all tiles of all images of `source`.
+
+    Tiles of `patch` pixels overlap, so that the `margin` pixels at a tile's edge, which lack context, come from its
+    neighbour. Whole predictions are put together only on request.
+    """
+    counts: np.ndarray | None = None
+    predictions = [np.zeros(source[i]["label"].shape, np.uint8) for i in range(len(source) if keep_predictions else 0)]
+    loss_sum, pixels = 0.0, 0
+    for tiles in eval_tiles(source, patch=patch, batch=batch, margin=margin):
+        out = {k: np.asarray(v) for k, v in eval_step(state, parallel.shard(tiles, mesh)).items()}
+        if counts is None:
+            counts = np.zeros((len(source), *out["counts"].shape[1:]), np.int64)
+        real = tiles["index"] >= 0
+        np.add.at(counts, tiles["index"][real], out["counts"][real])
+        weight = tiles["mask"].sum(axis=tuple(range(1, tiles["mask"].ndim)))
+        loss_sum += float((out["loss"] * weight).sum())
+        pixels += int(weight.sum())
+        for row in np.flatnonzero(real) if keep_predictions else ():
+            _paste(predictions[tiles["index"][row]], out["prediction"][row], tiles["owned"][row], tiles["origin"][row])
+    if counts is None:
+        raise ValueError("nothing to evaluate: the split holds no image")
+    return Evaluation(loss_sum / max(pixels, 1), counts, predictions)
+
+
+def _paste(whole: np.ndarray, tile: np.ndarray, owned: np.ndarray, origin: np.ndarray) -> None:
+    """Write the box of pixels that the tile owns into the image; the tile may lack the border that VALID costs."""
+    lost = (np.array(owned.shape) - tile.shape) // 2
+    pixels = np.argwhere(owned)
+    first, last = pixels.min(axis=0), pixels.max(axis=0) + 1
+    here = tuple(slice(a, b) for a, b in zip(first - lost, last - lost, strict=True))
+    there = tuple(slice(a, b) for a, b in zip(first + origin, last + origin, strict=True))
+    whole[there] = tile[here]

@@ -1,0 +1,166 @@
+"""Segmentation scores from one confusion matrix an image: counts on the device, ratios and means on the host.
+
+`confusion` runs inside the evaluation step; the rest takes its counts, converted to numpy, in matrices (..., K, K)
+whose row is the truth and whose column is the prediction. Pooled means that the counts of all images are added before
+the ratio is taken, mean that the ratio is taken in each image; both are reported, for they differ.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float64, Int, Int32
+
+EMPTY_RULE = (
+    "a class absent from both truth and prediction scores 1; present in only one of the two it scores 0 "
+    "(precision and recall included); an image without a valid pixel is left out"
+)
+
+
+def confusion(
+    logits: Float[Array, "b *s k"], label: Int32[Array, "b *s"], mask: Bool[Array, "b *s"], *, num_classes: int
+) -> Int32[Array, "b {num_classes} {num_classes}"]:
+    """Confusion matrix of each image: how many valid pixels of class i are predicted as class j.
+
+    The prediction is the class of the largest logit; with one logit, class 1 where it is above 0 (probability 0.5).
+
+    Args:
+        logits: (B, *S, K).
+        label: (B, *S) classes; a label outside 0..num_classes-1 counts nowhere.
+        mask: (B, *S), True where the pixel counts.
+        num_classes: K, or 2 for one logit.
+
+    Returns:
+        (B, num_classes, num_classes) exact counts in pixels, rows truth, columns prediction.
+
+    Raises:
+        ValueError: when the logits are not of `num_classes` classes.
+    """
+    channels = logits.shape[-1]
+    if num_classes != max(channels, 2):
+        raise ValueError(
+            f"num_classes={num_classes} but the logits hold {max(channels, 2)} classes ({channels} channels)"
+        )
+    predicted = logits[..., 0] > 0 if channels == 1 else jnp.argmax(logits, axis=-1)
+    valid = mask & (label >= 0) & (label < num_classes)
+    bins = num_classes**2
+    cell = jnp.where(valid, label * num_classes + predicted.astype(jnp.int32), bins)  # the last bin is thrown away
+    counts = jax.vmap(lambda c: jnp.zeros(bins + 1, jnp.int32).at[c.reshape(-1)].add(1))(cell)
+    return counts[:, :-1].reshape(-1, num_classes, num_classes)
+
+
+def iou(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
+    """Intersection over union of each class, TP / (TP + FP + FN); see `EMPTY_RULE`.
+
+    Args:
+        confusion: (..., K, K) counts.
+
+    Returns:
+        (..., K) in [0, 1].
+    """
+    hit, truth, predicted = _counts(confusion)
+    return _ratio(hit, truth + predicted - hit, truth + predicted)
+
+
+def dice(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
+    """Dice coefficient (F1) of each class, 2 TP / (2 TP + FP + FN); see `EMPTY_RULE`.
+
+    Args:
+        confusion: (..., K, K) counts.
+
+    Returns:
+        (..., K) in [0, 1].
+    """
+    hit, truth, predicted = _counts(confusion)
+    return _ratio(2 * hit, truth + predicted, truth + predicted)
+
+
+def precision(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
+    """Share of the predicted pixels of each class that are right, TP / (TP + FP); see `EMPTY_RULE`.
+
+    Args:
+        confusion: (..., K, K) counts.
+
+    Returns:
+        (..., K) in [0, 1].
+    """
+    hit, truth, predicted = _counts(confusion)
+    return _ratio(hit, predicted, truth + predicted)
+
+
+def recall(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
+    """Share of the true pixels of each class that are found, TP / (TP + FN); see `EMPTY_RULE`.
+
+    Args:
+        confusion: (..., K, K) counts.
+
+    Returns:
+        (..., K) in [0, 1].
+    """
+    hit, truth, predicted = _counts(confusion)
+    return _ratio(hit, truth, truth + predicted)
+
+
+def summarise(
+    confusion: Int[np.ndarray, "n k k"], *, foreground: Sequence[int] | None = None
+) -> dict[str, int | float]:
+    """The published scores of a set of images, each averaged over the foreground classes with equal weight.
+
+    Args:
+        confusion: (N, K, K), one matrix an image; those without a valid pixel (padding of the last batch) are left out.
+        foreground: the classes that count; None for every class but 0.
+
+    Returns:
+        `images` (how many took part), `iou_pooled` and `dice_pooled` (counts of all images added first), `iou_mean` and
+        `dice_mean` (a score an image, then the mean over the images).
+
+    Raises:
+        ValueError: when no image has a valid pixel.
+    """
+    counted = confusion[_counted(confusion)].astype(np.int64)
+    if not len(counted):
+        raise ValueError("no image with a valid pixel to score: check the split and the ignore label")
+    classes = list(range(1, confusion.shape[-1]) if foreground is None else foreground)
+    scores = {"iou": iou, "dice": dice}
+    pooled = {f"{name}_pooled": float(score(counted.sum(0))[classes].mean()) for name, score in scores.items()}
+    mean = {f"{name}_mean": float(score(counted)[:, classes].mean()) for name, score in scores.items()}
+    return {"images": len(counted), **pooled, **mean}
+
+
+def by_group(
+    confusion: Int[np.ndarray, "n k k"], groups: Sequence[str], *, foreground: Sequence[int] | None = None
+) -> dict[str, dict[str, int | float]]:
+    """`summarise` for each group of images, such as the kinds of microscopy, in alphabetical order.
+
+    Args:
+        confusion: (N, K, K), one matrix an image.
+        groups: N names; a group without a valid pixel has no entry.
+        foreground: the classes that count; None for every class but 0.
+
+    Returns:
+        Group to the scores of `summarise`.
+
+    Raises:
+        ValueError: when there is not one group an image.
+    """
+    if len(groups) != len(confusion):
+        raise ValueError(f"{len(groups)} groups for {len(confusion)} images: give one an image, in the same order")
+    names, counted = np.asarray(groups), _counted(confusion)
+    return {str(name): summarise(confusion[names == name], foreground=foreground) for name in np.unique(names[counted])}
+
+
+def _counted(confusion):
+    """Which matrices hold a pixel at all, (N,)."""
+    return confusion.any(axis=(-2, -1))
+
+
+def _counts(confusion):
+    """True positives, pixels of the truth and pixels of the prediction, each (..., K) int64."""
+    confusion = confusion.astype(np.int64)
+    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)
+
+
+def _ratio(part, whole, present):
+    """Part / whole, by `EMPTY_RULE`: 1 where the class is nowhere present, 0 where only the denominator is empty."""
+    return np.where(present == 0, 1.0, part / np.maximum(whole, 1))

@@ -1,0 +1,74 @@
+"""What an entry point does before jax is imported. `import unet_jax` never does it by itself."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def prepare() -> None:
+    """Set the environment that jax reads at its import: call this first, before anything imports jax.
+
+    * One XLA device a core on a CPU: much of XLA:CPU runs on one thread, so a batch spread over the cores trains
+      half as fast again. A number of devices that XLA_FLAGS already asks for is kept.
+    * Compiled programs are kept on disk, so that a second start skips the compilation. JAX_COMPILATION_CACHE_DIR names
+      another place.
+    """
+    if "jax" in sys.modules:
+        raise RuntimeError("unet_jax.startup.prepare() must run before jax is imported: call it at the top of the file")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices()}".strip()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks about its own tuning
+
+
+def host_devices() -> int:
+    """The largest power of two that is at most the number of usable cores, and at most eight (a usual batch)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 << min(cores.bit_length() - 1, 3)
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: UNET_JAX_CACHE, else XDG_CACHE_HOME/unet_jax, else ~/.cache/unet_jax."""
+    if "UNET_JAX_CACHE" in os.environ:
+        return Path(os.environ["UNET_JAX_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unet_jax"
+
+
+def unseen_accelerator(backend: str) -> str | None:
+    """A loud message when this machine has an accelerator that jax (running on `backend`) does not see, else None."""
+    if backend != "cpu":
+        return None
+    if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
+        name, extra, plugin = "an NVIDIA GPU", "cuda12", "jax_cuda12_plugin"
+    elif Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
+        name, extra, plugin = "a TPU", "tpu", "libtpu"
+    else:
+        return None
+    missing = importlib.util.find_spec(plugin) is None
+    mend = f'pip install "unet-jax[{extra}]"' if missing else "see the driver's version (nvidia-smi) and JAX_PLATFORMS"
+    return f"WARNING: this machine has {name} that jax does not see; the CPU is many times slower. To mend: {mend}"
+
+
+def run(main: Callable[[Any], int], config: type, *, description: str) -> NoReturn:
+    """Make `config` from the command line (tyro), call `main` with it, and exit with its code.
+
+    What the user can mend (bad input, a full disk, a loss that is not finite) ends in one message and exit code 1;
+    UNET_JAX_TRACEBACK=1 shows where it came from.
+    """
+    import tyro
+
+    chosen = tyro.cli(config, description=description)
+    try:
+        code = main(chosen)
+    except (ValueError, OSError, ArithmeticError) as error:
+        if os.environ.get("UNET_JAX_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,154 @@
+"""The training state and the pure functions that move it: a step of learning, a step of evaluation.
+
+Nothing here knows a model, a data set or a folder. Batches are dicts of arrays: image (B, *S, C) uint8 or float32 in
+[0, 1], label (B, *S) int32, mask (B, *S) bool.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, PyTree
+
+from unet_jax.shapes import centre_crop
+
+Batch = Mapping[str, Any]  # of arrays, on the device or about to be
+Loss = Callable[..., Array]
+Augment = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
+
+
+class State(struct.PyTreeNode):
+    """Everything a step changes, as arrays (in transforms, whatever stands for them): all that resuming needs."""
+
+    step: Any  # () int32, updates done
+    params: PyTree  # float32
+    model_state: PyTree  # batch statistics
+    opt_state: PyTree
+    key: Any  # (2,) uint32, constant: each step folds its own number into it
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, shape: tuple[int, ...], *, seed: int
+) -> State:
+    """Fresh state for images of `shape` (*S, C); `seed` decides the weights and every later random number."""
+    init_key, key = jax.random.split(jax.random.PRNGKey(seed))
+    variables = jax.jit(lambda k: model.init(k, jnp.zeros((1, *shape), jnp.float32), train=False))(init_key)
+    params = variables.pop("params")
+    return State(jnp.zeros((), jnp.int32), params, variables, jax.jit(optimizer.init)(params), key)
+
+
+def to_unit(image: Array) -> Float[Array, "b *s c"]:
+    """Uint8 grey levels to float32 in [0, 1]; float images pass."""
+    return image.astype(jnp.float32) / 255.0 if image.dtype == jnp.uint8 else image.astype(jnp.float32)
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    *,
+    target: Callable[[Array], Array],
+    augment: Augment | None = None,
+) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
+    """One step of gradient descent: (state, batch) -> (state, {"loss", "grad_norm"}), pure, for jit over any mesh.
+
+    The images are scaled to [0, 1], augmented, and given to the model; `target` turns the (augmented) label into the
+    classes to learn. The loss of each image counts once, images without a valid pixel not at all.
+    """
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        image, label, mask = to_unit(batch["image"]), batch["label"], batch["mask"]
+        if augment is not None:
+            image, label, mask = augment(augment_key, image, label, mask)
+
+        def objective(params: PyTree) -> tuple[Array, PyTree]:
+            variables = {"params": params, **state.model_state}
+            logits, changed = model.apply(
+                variables, image, train=True, rngs={"dropout": dropout_key}, mutable=list(state.model_state)
+            )
+            size = logits.shape[1:-1]
+            per_image = loss(logits, target(centre_crop(label, size)), centre_crop(mask, size))
+            counted = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
+            return jnp.sum(per_image * counted) / jnp.maximum(jnp.sum(counted), 1), changed
+
+        (value, model_state), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        return State(state.step + 1, params, model_state, opt_state, state.key), metrics
+
+    return step
+
+
+def make_eval_step(
+    model: nn.Module, loss: Loss, count: Callable[[Array, Array, Array], Array], *, target: Callable[[Array], Array]
+) -> Callable[[State, Batch], dict[str, Array]]:
+    """Evaluate a batch: loss (B,), counts (B, K, K) of `count(logits, label, mask)`, prediction (B, *S) of classes."""
+
+    def step(state: State, batch: Batch) -> dict[str, Array]:
+        variables = {"params": state.params, **state.model_state}
+        logits = model.apply(variables, to_unit(batch["image"]), train=False)
+        size = logits.shape[1:-1]
+        label, mask = target(centre_crop(batch["label"], size)), centre_crop(batch["mask"], size)
+        classes = jnp.argmax(logits, axis=-1) if logits.shape[-1] > 1 else logits[..., 0] > 0
+        return {
+            "loss": loss(logits, label, mask),
+            "counts": count(logits, label, mask),
+            "prediction": classes.astype(jnp.uint8),
+        }
+
+    return step
+
+
+class ScheduleState(NamedTuple):
+    """Updates done, updates planned, and the learning rate of the last one."""
+
+    count: Array
+    planned_steps: Array
+    learning_rate: Array
+
+
+def scheduled(
+    peak: float, planned_steps: int, *, shape: str = "cosine", warmup: int = 100
+) -> optax.GradientTransformation:
+    """Multiply updates by minus the learning rate: a linear rise, then constant or cosine to zero.
+
+    The rise takes `warmup` steps, at most a twentieth of the plan.
+
+    The planned number of steps is part of the state, so that a run with a budget in minutes can move the end of the
+    schedule when it learns how fast the machine is (`replan`), and so that resuming keeps the plan.
+    Source: Loshchilov & Hutter 2017, SGDR, eq. 5, without restarts.
+    """
+    if shape not in ("cosine", "constant"):
+        raise ValueError(f"no learning-rate schedule {shape!r}: choose cosine or constant")
+
+    def init(params: PyTree) -> ScheduleState:
+        del params
+        return ScheduleState(jnp.zeros((), jnp.int32), jnp.asarray(planned_steps, jnp.int32), jnp.zeros(()))
+
+    def update(updates: PyTree, state: ScheduleState, params: PyTree = None) -> tuple[PyTree, ScheduleState]:
+        del params
+        rise = jnp.minimum(1.0, (state.count + 1) / jnp.clip(state.planned_steps / 20, 1, max(warmup, 1)))
+        done = jnp.minimum(1.0, state.count / jnp.maximum(state.planned_steps, 1))
+        rate = peak * rise * (0.5 * (1 + jnp.cos(jnp.pi * done)) if shape == "cosine" else 1.0)
+        return jax.tree.map(lambda u: -rate * u, updates), ScheduleState(state.count + 1, state.planned_steps, rate)
+
+    return optax.GradientTransformation(init, update)
+
+
+def replan(state: State, planned_steps: int) -> State:
+    """The same state with the end of its learning-rate schedule moved to `planned_steps`."""
+    old = optax.tree_utils.tree_get(state.opt_state, "planned_steps")
+    new = jax.device_put(jnp.asarray(planned_steps, jnp.int32), old.sharding)
+    return state.replace(opt_state=optax.tree_utils.tree_set(state.opt_state, planned_steps=new))
+
+
+def learning_rate(state: State) -> float:
+    """The learning rate of the last update."""
+    return float(optax.tree_utils.tree_get(state.opt_state, "learning_rate"))
