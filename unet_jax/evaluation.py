@@ -34,7 +34,7 @@ def evaluate(
     mesh: Mesh,
     keep_predictions: bool = False,
 ) -> Evaluation:
-    """Run `eval_step` over all tiles of all images of `source`.
+    """Run `eval_step`, whose output has the size of its input, over all tiles of all images of `source`.
 
     Tiles of `patch` pixels overlap, so that the `margin` pixels at a tile's edge, which lack context, come from its
     neighbour. Whole predictions are put together only on request.
@@ -59,10 +59,9 @@ def evaluate(
 
 
 def _paste(whole: np.ndarray, tile: np.ndarray, owned: np.ndarray, origin: np.ndarray) -> None:
-    """Write the box of pixels that the tile owns into the image; the tile may lack the border that VALID costs."""
-    lost = (np.array(owned.shape) - tile.shape) // 2
+    """Write the box of pixels that the tile owns into the image."""
     pixels = np.argwhere(owned)
     first, last = pixels.min(axis=0), pixels.max(axis=0) + 1
-    here = tuple(slice(a, b) for a, b in zip(first - lost, last - lost, strict=True))
+    here = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
     there = tuple(slice(a, b) for a, b in zip(first + origin, last + origin, strict=True))
     whole[there] = tile[here]

@@ -76,13 +76,13 @@ def max_pool(x: Float[Array, "b *s c"], window: tuple[int, ...]) -> Float[Array,
 def up_conv(x: Float[Array, "b *s c"], kernel: Float[Array, "*w c k"]) -> Float[Array, "b *t k"]:
     """Transposed convolution whose stride is its window: (B, *S, Cin) -> (B, *(S · window), Cout).
 
-    y[s · window + w] = sum over c of x[s, c] kernel[w, c], as `flax.linen.ConvTranspose(kernel_size=window,
+    y[s · window + w] = sum over c of x[s, c] kernel[window - 1 - w, c], as `flax.linen.ConvTranspose(kernel_size=window,
     strides=window)` computes it.
     """
     window, rank = kernel.shape[:-2], x.ndim - 2
 
     def product(x: Array, kernel: Array) -> Array:
-        y = jnp.tensordot(x, jnp.moveaxis(kernel, -2, 0), 1)  # (B, *S, *window, Cout)
+        y = jnp.tensordot(x, jnp.moveaxis(jnp.flip(kernel, range(rank)), -2, 0), 1)  # (B, *S, *window, Cout)
         order = [0, *(a for i in range(rank) for a in (1 + i, 1 + rank + i)), 2 * rank + 1]
         sizes = (s * w for s, w in zip(x.shape[1:-1], window, strict=True))
         return y.transpose(order).reshape(x.shape[0], *sizes, kernel.shape[-1])

@@ -1,0 +1,97 @@
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from unet_jax import startup
+
+
+def in_new_process(code, **environment):
+    """Run `code` in a fresh interpreter without this process's XLA_FLAGS and caches."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "UNET_JAX_CACHE")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**clean, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_prepare_makes_one_device_a_core_and_keeps_compiled_programs(tmp_path):
+    code = (
+        "from unet_jax import startup; startup.prepare(); import jax;"
+        "print(jax.device_count(), startup.host_devices(), jax.config.jax_compilation_cache_dir)"
+    )
+    done = in_new_process(code, UNET_JAX_CACHE=str(tmp_path))
+    count, expected, cache = done.stdout.split()
+    assert count == expected
+    assert cache == str(tmp_path / "xla")
+    assert in_new_process(code, XLA_FLAGS="--xla_force_host_platform_device_count=3").stdout.split()[0] == "3"
+
+
+def test_import_of_the_library_changes_no_setting():
+    code = "import os; before = dict(os.environ); import unet_jax; assert dict(os.environ) == before; print('same')"
+    assert in_new_process(code).stdout == "same\n"
+
+
+def test_prepare_after_jax_is_refused():
+    with pytest.raises(RuntimeError, match="before jax is imported"):
+        startup.prepare()
+
+
+@pytest.mark.parametrize(("cores", "devices"), [(1, 1), (2, 2), (3, 2), (12, 8), (64, 8)])
+def test_host_devices(monkeypatch, cores, devices):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert startup.host_devices() == devices
+
+
+def test_an_accelerator_that_jax_does_not_see_is_said(monkeypatch):
+    monkeypatch.setattr(startup.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: None)
+    assert 'pip install "unet-jax[cuda12]"' in startup.unseen_accelerator("cpu")
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: object())
+    assert "driver's version" in startup.unseen_accelerator("cpu")
+    assert startup.unseen_accelerator("gpu") is None
+
+
+def test_no_warning_without_an_accelerator(monkeypatch):
+    monkeypatch.setattr(startup.shutil, "which", lambda name: None)
+    monkeypatch.setattr(startup.Path, "exists", lambda path: False)
+    assert startup.unseen_accelerator("cpu") is None
+    monkeypatch.setattr(startup.Path, "exists", lambda path: str(path) == "/dev/accel0")
+    assert "unet-jax[tpu]" in startup.unseen_accelerator("cpu")
+
+
+def test_cache_dir(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNET_JAX_CACHE", str(tmp_path / "a"))
+    assert startup.cache_dir() == tmp_path / "a"
+    monkeypatch.delenv("UNET_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert startup.cache_dir() == tmp_path / "b" / "unet_jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    count: int = 1
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ArithmeticError])
+def test_what_the_user_can_mend_ends_in_one_message(monkeypatch, capsys, error):
+    monkeypatch.setattr(sys, "argv", ["program", "--count", "3"])
+
+    def main(config):
+        raise error(f"count {config.count}: choose 2")
+
+    with pytest.raises(SystemExit) as left:
+        startup.run(main, Config, description="a program")
+    assert left.value.code == 1
+    assert capsys.readouterr().err == "error: count 3: choose 2\n"
+    monkeypatch.setenv("UNET_JAX_TRACEBACK", "1")
+    with pytest.raises(error):
+        startup.run(main, Config, description="a program")
+
+
+def test_exit_code_is_that_of_main(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as left:
+        startup.run(lambda config: 143, Config, description="a program")
+    assert left.value.code == 143
