@@ -14,6 +14,7 @@ if __name__ == "__main__":
     startup.prepare()
 
 import dataclasses
+import os
 import sys
 import time
 from functools import partial
@@ -23,14 +24,15 @@ from typing import Any, Literal
 import jax
 import optax
 
-from unet_jax import augment, losses, metrics, parallel, report, targets, training
+from unet_jax import augment, losses, metrics, parallel, targets, training
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches
 from unet_jax.data.source import Source, count_kinds, split
 from unet_jax.evaluation import evaluate
-from unet_jax.logs import MetricsLog, plain, read_rows, write_json
+from unet_jax.logs import MetricsLog, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
 from unet_jax.models import UNet, to_spec
+from unet_jax.results import draw, write_results
 from unet_jax.workdir import new_workdir, open_workdir
 
 LOSSES = {
@@ -147,7 +149,7 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
 def main(config: Config) -> int:
     """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
     config = resolve(config, jax.default_backend())
-    source = Normalised(open_source(config.data))
+    source = Normalised(open_source(config.data)).preload()
     parts = split(source)
     announce(config, parts)
     planned_steps = config.epochs * steps_per_epoch(len(parts["train"]), config.batch)
@@ -214,9 +216,8 @@ def train(
 
 def announce(config: Config, parts: dict[str, Source]) -> None:
     """Say what will be trained, on what, and on which device."""
-    device = jax.devices()[0]
-    print(f"device: {jax.device_count()} × {device.device_kind} ({device.platform}); preset: {config.preset}")
-    if warning := startup.unseen_accelerator(device.platform):
+    print(f"device: {device_name()}; preset: {config.preset}")
+    if warning := startup.unseen_accelerator(jax.default_backend()):
         print(warning, file=sys.stderr)
     for name, part in parts.items():
         kinds = ", ".join(f"{n} {kind}" for kind, n in count_kinds(part).items())
@@ -241,52 +242,34 @@ def make_card(config: Config, model: UNet, source: Source) -> dict[str, Any]:
 def finish(
     config: Config, card: dict[str, Any], score: Any, state: training.State, test: Source, position: Position
 ) -> None:
-    """Score the test split once with the best checkpoint, and write results.json and the pictures."""
+    """Score the test split once with the best checkpoint, and write results and pictures."""
     began = time.perf_counter()
     result = score(state, test, keep_predictions=True)
-    kinds = test.columns.get("kind", ())
-    summary = metrics.summarise(result.counts)
-    write_json(
-        config.workdir / "results.json",
-        {
-            "test": summary,
-            "by_kind": metrics.by_group(result.counts, kinds) if kinds else {},
-            "rules": {
-                "empty image": metrics.EMPTY_RULE,
-                "pooled": "counts of all pixels of all images added up, then one ratio",
-                "mean": "one ratio an image, then the mean over images",
-                "split": "70/15/15 by a hash of the image's id",
-            },
-            "best": {"epoch": card["position"]["best_epoch"], "val_iou": card["position"]["best_score"]},
-            "epochs": position.epoch,
-            "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
-            "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-            "data": config.data,
-            "commit": card["commit"],
-            "version": card["version"],
-        },
-    )
-    folder = config.workdir / "report"
-    report.curves(read_rows(config.workdir / "metrics.jsonl"), folder / "curves.png", title=f"U-Net on {config.data}")
-    per_image = metrics.iou(result.counts)[:, 1], metrics.dice(result.counts)[:, 1]
-    items = []
-    for group, chosen in report.choose_examples(per_image[0]).items():
-        for i in chosen:
-            sample = test[i]
-            items.append(
-                {
-                    "image": sample["image"], "label": sample["label"], "prediction": result.predictions[i],
-                    "id": sample["id"], "kind": kinds[i] if kinds else "", "group": group,
-                    "iou": float(per_image[0][i]), "dice": float(per_image[1][i]),
-                }
-            )  # fmt: skip
-    report.examples(items, folder / "examples.png", title=f"test images of {config.data}")
+    chosen = card["position"]
+    facts = {
+        "best": {"epoch": chosen["best_epoch"], "val_iou": chosen["best_score"]},
+        "epochs": position.epoch,
+        "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
+        "device": device_name(),
+        "data": config.data,
+        "version": card["version"],
+        "commit": card["commit"],
+    }
+    scores = write_results(config.workdir, test, result, facts)["test"]
+    folder = draw(config.workdir, test, result, title=f"U-Net on {Path(config.data).name}")
     print(
-        f"test ({summary['images']} images, best epoch {card['position']['best_epoch']}): "
-        f"IoU {summary['iou_pooled']:.4f} pooled, {summary['iou_mean']:.4f} mean over images; "
-        f"Dice {summary['dice_pooled']:.4f} pooled, {summary['dice_mean']:.4f} mean over images"
+        f"test ({scores['images']} images, checkpoint of epoch {chosen['best_epoch']}): "
+        f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "
+        f"Dice {scores['dice_pooled']:.4f} pooled, {scores['dice_mean']:.4f} mean over images"
     )
     print(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
+
+
+def device_name() -> str:
+    """Number and kind of the devices, as results quote it."""
+    device = jax.devices()[0]
+    cpu = f" on {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return f"{jax.device_count()} × {device.device_kind}{cpu}"
 
 
 if __name__ == "__main__":

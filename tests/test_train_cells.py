@@ -1,5 +1,6 @@
 """The experiment as a user runs it, on a folder of tiny images: once through, stopped, resumed, and misused."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -78,7 +79,11 @@ def test_everything_a_run_leaves(whole_run, folder):
     assert results["test"]["images"] == len(test)
     assert set(results["by_kind"]) == set(test.columns["kind"])
     assert results["test"]["iou_pooled"] > 0.3
-    assert "scores 1" in results["rules"]["empty image"]
+    assert "scores 1" in results["rules"]["empty"]
+    table = list(csv.DictReader((whole_run / "per_image.csv").read_text().splitlines()))
+    assert [row["id"] for row in table] == list(test.ids)
+    assert [row["kind"] for row in table] == list(test.columns["kind"])
+    assert np.mean([float(row["iou"]) for row in table]) == pytest.approx(results["test"]["iou_mean"], abs=1e-4)
     for picture in ("curves.png", "examples.png"):
         with Image.open(whole_run / "report" / picture) as image:
             assert image.size[0] > 300

@@ -55,7 +55,7 @@ class Normalised:
     """The same source with every image through `to_uint8`, done once and kept in memory up to `cache_bytes`."""
 
     def __init__(self, source: Source, *, low: float = 1.0, high: float = 99.8, cache_bytes: int = 2 * 2**30):
-        """Nothing is read yet."""
+        """Nothing is read before `preload` or the first use."""
         self.source, self.low, self.high = source, low, high
         self._images: dict[int, np.ndarray] = {}
         self._room, self._lock = cache_bytes, threading.Lock()
@@ -79,6 +79,12 @@ class Normalised:
     def columns(self) -> dict[str, tuple[str, ...]]:
         """Further texts, one an image."""
         return self.source.columns
+
+    def preload(self) -> "Normalised":
+        """Normalise every image now, so that one that cannot be is named before a training begins; returns itself."""
+        for i in range(len(self)):
+            self[i]
+        return self
 
     def __len__(self) -> int:
         """Number of images."""

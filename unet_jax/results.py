@@ -1,0 +1,59 @@
+"""What a scored run leaves behind: results.json, per_image.csv, and the two pictures of its report."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_jax import metrics, report
+from unet_jax.data.source import Source
+from unet_jax.evaluation import Evaluation
+from unet_jax.logs import read_rows, replacing, write_json
+
+RULES = {
+    "empty": metrics.EMPTY_RULE,
+    "pooled": "the pixels of all images counted together, then one ratio",
+    "mean": "one ratio an image, then the mean over the images",
+    "split": "70/15/15 by a hash of the image's name; validation chose the checkpoint, test was scored once",
+}
+
+
+def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write results.json (scores, by kind where the source has kinds, rules, `facts`) and per_image.csv.
+
+    Returns what results.json holds. The columns of the source's index.csv stand in per_image.csv beside the scores.
+    """
+    kinds = source.columns.get("kind", ())
+    results = {
+        "test": metrics.summarise(result.counts),
+        "by_kind": metrics.by_group(result.counts, kinds) if kinds else {},
+        "rules": RULES,
+        **facts,
+    }
+    write_json(workdir / "results.json", results)
+    scores = {name: getattr(metrics, name)(result.counts)[:, 1] for name in ("iou", "dice", "precision", "recall")}
+    with replacing(workdir / "per_image.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *source.columns, *scores])
+        for i, name in enumerate(source.ids):
+            columns = [column[i] for column in source.columns.values()]
+            writer.writerow([name, *columns, *(f"{score[i]:.4f}" for score in scores.values())])
+    return results
+
+
+def draw(workdir: Path, source: Source, result: Evaluation, *, title: str) -> Path:
+    """Draw report/curves.png from metrics.jsonl, and report/examples.png of the best, median and worst images."""
+    folder = workdir / "report"
+    report.curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png", title=title)
+    iou, dice = (score(result.counts)[:, 1] for score in (metrics.iou, metrics.dice))
+    kinds = source.columns.get("kind", ("",) * len(source))
+    items = []
+    for group, chosen in report.choose_examples(np.asarray(iou)).items():
+        for i in chosen:
+            sample = {k: source[i][k] for k in ("image", "label", "id")}
+            scores = {"iou": float(iou[i]), "dice": float(dice[i])}
+            items.append({**sample, **scores, "prediction": result.predictions[i], "kind": kinds[i], "group": group})
+    report.examples(items, folder / "examples.png", title=f"{title}: test images")
+    return folder
