@@ -32,7 +32,7 @@ from unet_jax.evaluation import evaluate
 from unet_jax.logs import MetricsLog, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
 from unet_jax.models import UNet, to_spec
-from unet_jax.results import draw, write_results
+from unet_jax.scorecard import draw, write_results
 from unet_jax.workdir import new_workdir, open_workdir
 
 LOSSES = {
