@@ -38,6 +38,23 @@ def test_prepare_after_jax_is_refused():
         startup.prepare()
 
 
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch):
+    calls = {}
+
+    class Libc:
+        @staticmethod
+        def mallopt(parameter, value):
+            calls[parameter] = value
+
+    monkeypatch.setattr(startup.ctypes, "CDLL", lambda name: Libc)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    startup.keep_freed_memory()
+    assert calls == {-4: 0, -1: 2**31 - 1, -2: 2**28}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+    monkeypatch.setattr(startup.ctypes, "CDLL", lambda name: object())  # a C library without it
+    startup.keep_freed_memory()
+
+
 @pytest.mark.parametrize(("cores", "devices"), [(1, 1), (2, 2), (3, 2), (12, 8), (64, 8)])
 def test_host_devices(monkeypatch, cores, devices):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
