@@ -26,7 +26,7 @@ import optax
 
 from unet_jax import augment, losses, metrics, parallel, targets, training
 from unet_jax.checkpoint import Checkpoints, provenance
-from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches
+from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
 from unet_jax.data.source import Source, count_kinds, split
 from unet_jax.evaluation import evaluate
 from unet_jax.logs import MetricsLog, plain
@@ -152,6 +152,8 @@ def main(config: Config) -> int:
     source = Normalised(open_source(config.data)).preload()
     parts = split(source)
     announce(config, parts)
+    parts["train"] = visits(parts["train"], patch=(config.patch, config.patch))
+    print(f"an epoch is {len(parts['train'])} crops of {config.patch}×{config.patch}; large images give several")
     planned_steps = config.epochs * steps_per_epoch(len(parts["train"]), config.batch)
     model, optimizer, step, eval_step = compose(config, planned_steps)
     state = training.init_state(model, optimizer, (config.patch, config.patch, source.channels), seed=config.seed)

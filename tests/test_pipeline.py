@@ -213,3 +213,18 @@ def test_a_failure_while_reading_reaches_the_loop(monkeypatch):
 
 def test_steps_per_epoch():
     assert [steps_per_epoch(*n) for n in ((388, 8), (7, 8), (3, 8), (12, 8))] == [48, 1, 1, 2]
+
+
+def test_large_images_are_visited_more_often():
+    class Sizes:
+        ids, channels, label_kind, columns = tuple("abcd"), 1, "binary", {}
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            side = (8, 16, 47, 64)[i]
+            return {"label": np.zeros((side, side), np.int32), "id": self.ids[i]}
+
+    # sides of 8, 16, 47, 64 pixels against a patch of 16: 0.5, 1, 2.9 and 4 times
+    assert visits(Sizes(), patch=(16, 16)).ids == ("a", "b", "c", "c", "c", "d", "d", "d", "d")

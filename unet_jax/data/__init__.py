@@ -1,7 +1,7 @@
 """Data on the host: sources of samples of any size, and batches of one shape made of them."""
 
 from unet_jax.data.folder import FolderSource
-from unet_jax.data.pipeline import Normalised, eval_tiles, steps_per_epoch, to_uint8, train_batches
+from unet_jax.data.pipeline import Normalised, eval_tiles, steps_per_epoch, to_uint8, train_batches, visits
 from unet_jax.data.source import Source, Subset, count_kinds, split, split_of
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "steps_per_epoch",
     "to_uint8",
     "train_batches",
+    "visits",
 ]

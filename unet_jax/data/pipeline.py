@@ -1,5 +1,6 @@
 """From samples of any size to batches of one shape: normalised to 8 bits once, cropped at random, or tiled whole."""
 
+import math
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,12 +32,21 @@ def to_uint8(
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         bad = int((~np.isfinite(image)).sum())
         raise ValueError(f"{bad} values are infinite or not a number: replace them, for example with numpy.nan_to_num")
-    spatial = image.shape[:-1]
-    pixels = int(np.prod(spatial))
-    step = int(np.ceil((pixels / 2**20) ** (1 / len(spatial)))) if pixels >= _MANY else 1
-    bottom, top = np.percentile(image[(slice(None, None, step),) * len(spatial)], [low, high])
+    grid = (slice(None, None, grid_step(image.shape[:-1])),) * (image.ndim - 1)
+    bottom, top = np.percentile(image[grid], [low, high])
     if top <= bottom:
         bottom, top = float(image.min()), float(image.max())
+    return stretch(image, float(bottom), float(top))
+
+
+def grid_step(spatial: Sequence[int]) -> int:
+    """Every how many pixels along each axis of an image the percentiles of its grey levels are measured."""
+    pixels = int(np.prod(spatial))
+    return int(np.ceil((pixels / 2**20) ** (1 / len(spatial)))) if pixels >= _MANY else 1
+
+
+def stretch(image: Shaped[np.ndarray, "*s c"], bottom: float, top: float) -> UInt8[np.ndarray, "*s c"]:
+    """Map `bottom` to 0 and `top` to 255, clipped and rounded; 0 everywhere when top is not above bottom."""
     if image.dtype.kind == "f":
         return _stretch(image, bottom, top)
     return _stretch(np.arange(np.iinfo(image.dtype).max + 1), bottom, top)[image]  # a table: no copy in floating point
@@ -106,6 +116,16 @@ class Normalised:
                     self._images[i] = image
                     self._room -= image.nbytes
         return sample | {"image": image}
+
+
+def visits(source: Source, *, patch: tuple[int, ...]) -> Subset:
+    """The same images, a large one several times: round((pixels / pixels of the patch) ** 1/2), at least once.
+
+    One crop of a large image shows little of it, and the kinds of image that come in large sizes are often the rare
+    ones; the root keeps a few huge images from filling the epoch.
+    """
+    times = [max(1, round((source[i]["label"].size / math.prod(patch)) ** 0.5)) for i in range(len(source))]
+    return Subset(source, np.repeat(np.arange(len(source)), times).tolist())
 
 
 def steps_per_epoch(images: int, batch: int) -> int:
