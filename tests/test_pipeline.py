@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.coded import Coded
-from unet_jax.data import Normalised, Subset, eval_tiles, steps_per_epoch, to_uint8, train_batches
+from unet_jax.data import Normalised, Subset, eval_tiles, steps_per_epoch, to_uint8, train_batches, visits
 
 
 def take(n, source, **options):

@@ -1,0 +1,1 @@
+"""The same work in this library and in its peers, timed in one run."""
