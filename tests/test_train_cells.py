@@ -1,5 +1,6 @@
 """The experiment as a user runs it, on a folder of tiny images: once through, stopped, resumed, and misused."""
 
+import collections
 import csv
 import dataclasses
 import json
@@ -55,9 +56,31 @@ def config(folder, workdir, **changes):
 
 
 @pytest.fixture(scope="module")
-def whole_run(folder, tmp_path_factory):
+def traces():
+    """How often Python went through each step function: once a compilation."""
+    return collections.Counter()
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder, traces, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    assert train_cells.main(config(folder, workdir)) == 0
+
+    def counted(make):
+        def make_counted(*args, **options):
+            step = make(*args, **options)
+
+            def traced(*arrays):
+                traces[make.__name__] += 1
+                return step(*arrays)
+
+            return traced
+
+        return make_counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("make_train_step", "make_eval_step"):
+            patch.setattr(train_cells.training, name, counted(getattr(train_cells.training, name)))
+        assert train_cells.main(config(folder, workdir)) == 0
     return workdir
 
 
@@ -89,6 +112,11 @@ def test_everything_a_run_leaves(whole_run, folder):
             assert image.size[0] > 300
     assert json.loads((whole_run / "config.json").read_text())["widths"] == [4, 8]
     assert list((whole_run / "tensorboard").iterdir())
+
+
+def test_no_step_is_compiled_twice(whole_run, traces):
+    """Four epochs, validation with a last batch that is not full, another split of other sizes: one program each."""
+    assert traces == {"make_train_step": 1, "make_eval_step": 1}
 
 
 def test_a_run_killed_and_resumed_ends_bit_for_bit_the_same(whole_run, folder, tmp_path, monkeypatch):
