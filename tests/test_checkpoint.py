@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import Mesh
 
 from unet_jax import parallel
-from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.checkpoint import Checkpoints, load, provenance
 from unet_jax.training import State
 
 
@@ -55,6 +55,41 @@ def test_a_save_that_was_cut_off_is_not_seen(tmp_path):
     (tmp_path / "9.orbax-checkpoint-tmp" / "state").mkdir()
     with Checkpoints(tmp_path) as again:
         assert again.latest_step() == 5
+
+
+def test_parameters_and_card_alone_for_prediction(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in ((10, 0.9), (20, 0.8)):
+            state = make_state(step, devices=2).replace(model_state={"batch_stats": {"mean": jnp.ones(2)}})
+            checkpoints.save(state, {"word": str(step)}, score=score)
+    (tmp_path / "30.orbax-checkpoint-tmp").mkdir()  # a training is writing
+    before = sorted(tmp_path.rglob("*"))
+    for which, step in (("best", 10), ("latest", 20)):
+        variables, card = load(tmp_path, which=which)
+        assert card["word"] == str(step)
+        assert variables.keys() == {"params", "batch_stats"}
+        assert type(variables["params"]["w"]) is np.ndarray
+        np.testing.assert_array_equal(variables["params"]["w"], np.full((4, 3), step))
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ValueError, match='"best" or "latest"'):
+        load(tmp_path, which="third")
+
+
+def test_nothing_to_load(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+            load(folder)
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("file", ["card/metadata", "state/_METADATA"])
+def test_damaged_checkpoints(tmp_path, file):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(5), {"word": "x" * 50}, score=None)
+    data = (tmp_path / "5" / file).read_bytes()
+    (tmp_path / "5" / file).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"5 is damaged or truncated .*copy the folder again"):
+        load(tmp_path)
 
 
 def test_provenance_names_the_version():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -75,6 +76,41 @@ class Checkpoints:
     def __exit__(self, *exc: object) -> None:
         """Finish the saves under way and let go of the folder."""
         self._manager.close()
+
+
+def load(folder: str | Path, *, which: str = "best") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables (params and model state, numpy) and card of the "best" or "latest" checkpoint, for prediction.
+
+    Neither the optimiser nor the experiment need be known, nothing in the folder is changed, and a training that
+    writes to it is not disturbed. Raises FileNotFoundError when there is no checkpoint or no card in it, ValueError for
+    a damaged one or another `which`.
+    """
+    from unet_jax.data.tfds import quiet
+
+    folder = Path(folder).absolute()
+    if which not in ("best", "latest"):
+        raise ValueError(f'no checkpoint {which!r}: choose "best" or "latest"')
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, create=False, save_interval_steps=0, best_fn=lambda scores: scores["score"], best_mode="max"
+    )
+    with quiet(), ocp.CheckpointManager(folder, options=options) as manager:  # it would say that it only reads
+        step = manager.best_step() if which == "best" else manager.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"{folder} holds no checkpoint: name the folder of a training that has saved one")
+        here = folder / str(step)
+        if not (here / "card").is_dir():
+            raise FileNotFoundError(f"{here} holds no card, which says what the model is: copy the folder again, whole")
+        try:
+            saved = ocp.PyTreeCheckpointHandler().metadata(here / "state").tree
+            wanted = {name: saved[name] for name in ("params", "model_state") if name in saved}
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            state = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+            found = manager.restore(step, args=ocp.args.Composite(state=state, card=ocp.args.JsonRestore()))
+            variables = {"params": found.state["params"], **found.state.get("model_state", {})}
+        except Exception as error:  # orbax, tensorstore and json each raise their own
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+            raise ValueError(f"{here} is damaged or truncated ({reason[:200]}): copy the folder again") from error
+    return variables, dict(found.card)
 
 
 def provenance() -> dict[str, str]:

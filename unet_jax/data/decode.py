@@ -111,16 +111,9 @@ def _decode_tiff(file: BinaryIO) -> Raw:
     import tifffile
 
     with tifffile.TiffFile(file) as tiff:
-        full = [page for page in tiff.pages if not page.is_reduced and not page.is_mask]  # not pyramids, thumbnails
-        pages = (tiff.imagej_metadata or {}).get("images", 1) if len(full) == 1 else len(full)
-        if pages != 1:
-            raise Refused(
-                f"is a stack of {pages} pages of shape {tiff.pages[0].shape}: save each slice in a file of its own or, "
-                "if the pages are channels, as one page with tifffile.imwrite(name, numpy.moveaxis(stack, 0, -1), "
-                'photometric="rgb", or planarconfig="contig" if there are not 3)'
-            )
-        page = full[0]
-        _check_tiff(page, tiff.filehandle.size)
+        page = single_page(tiff)
+        _check_size(page.imagelength, page.imagewidth, page.samplesperpixel)
+        check_tiff(page, tiff.filehandle.size)
         values = page.asarray()
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if page.axes == "SYX":  # planes stored one after the other, which the header states: no guess
@@ -129,15 +122,31 @@ def _decode_tiff(file: BinaryIO) -> Raw:
     if photometric == 0 and values.dtype.kind in "ub":  # 0 is white: turn to what is seen
         values = ~values if values.dtype.kind == "b" else np.array(2**bits - 1, values.dtype) - values
     palette = (page.colormap.T >> 8).astype(np.uint8) if photometric == 3 else None
-    samples = page.samplesperpixel
-    alpha = any(int(extra) in (1, 2) for extra in page.extrasamples[-1:]) or (photometric == 2 and samples == 4)
-    return Raw(values, bits, alpha and samples > 1, palette, _LOSSY_TIFF.get(int(page.compression), ""))
+    return Raw(values, bits, has_alpha(page), palette, _LOSSY_TIFF.get(int(page.compression), ""))
 
 
-def _check_tiff(page: Any, file_size: int) -> None:
-    """Refuse what cannot be read with certainty, before a pixel is decoded."""
-    height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
-    _check_size(height, width, samples)
+def single_page(tiff: Any) -> Any:
+    """The one page at full size, pyramid levels and thumbnails apart; Refused for a stack."""
+    full = [page for page in tiff.pages if not page.is_reduced and not page.is_mask]
+    pages = (tiff.imagej_metadata or {}).get("images", 1) if len(full) == 1 else len(full)
+    if pages != 1:
+        raise Refused(
+            f"is a stack of {pages} pages of shape {tiff.pages[0].shape}: save each slice in a file of its own or, "
+            "if the pages are channels, as one page with tifffile.imwrite(name, numpy.moveaxis(stack, 0, -1), "
+            'photometric="rgb", or planarconfig="contig" if there are not 3)'
+        )
+    return full[0]
+
+
+def has_alpha(page: Any) -> bool:
+    """Whether the last of a page's samples is opacity."""
+    rgba = int(page.photometric) == 2 and page.samplesperpixel == 4
+    return page.samplesperpixel > 1 and (rgba or any(int(extra) in (1, 2) for extra in page.extrasamples[-1:]))
+
+
+def check_tiff(page: Any, file_size: int) -> None:
+    """Refuse a page that cannot be read with certainty, before a pixel is decoded."""
+    height, samples = page.imagelength, page.samplesperpixel
     parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if len(parts) != int(np.prod(page.chunked)) or any(start + count > file_size for start, count in parts):
         raise Refused("is damaged or truncated, some of its pixels are missing: copy it again")

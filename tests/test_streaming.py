@@ -1,0 +1,275 @@
+"""Bands against the whole: files read by rows, objects stitched, and a large image as if it were small."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+from tests.trained import SMALL, bright_variables, card
+from unet_jax import predict_files as files
+from unet_jax.blending import Band
+from unet_jax.data.images import read_image, read_label
+from unet_jax.data.rows import TiffRows, tiff_pixels
+from unet_jax.inputs import Input
+from unet_jax.prediction import Predictor
+from unet_jax.results import Wanted
+from unet_jax.stitching import Stash, Stitcher, windows
+from unet_jax.streaming import PreparedRows
+
+LAYOUTS = {
+    "tiles": {"tile": (32, 48), "compression": "zlib", "predictor": True},
+    "jpeg": {"tile": (32, 32), "compression": "jpeg"},
+    "strips": {"rowsperstrip": 7, "compression": "lzw"},
+    "plain": {},
+    "big-endian": {"byteorder": ">", "bigtiff": True},
+}
+
+
+def noise(*shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_rows_are_those_of_the_whole_image(tmp_path, layout, samples, dtype):
+    if layout == "jpeg" and dtype == np.uint16:
+        pytest.skip("JPEG has 8 bits")
+    image = noise(101, 67, samples, dtype=dtype)
+    stored, photometric = (image, "rgb") if samples == 3 else (image[..., 0], "minisblack")
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric=photometric, **LAYOUTS[layout])
+    whole = read_image(tmp_path / "x.tif")
+    with TiffRows(tmp_path / "x.tif") as rows:
+        assert rows.shape == (101, 67, samples)
+        for start, stop in ((0, 1), (0, 40), (33, 95), (30, 101), (100, 101), (0, 101)):
+            np.testing.assert_array_equal(rows[start:stop], whole[start:stop])
+
+
+def test_alpha_is_left_out(tmp_path):
+    image = noise(40, 40, 4)
+    tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16))
+    with TiffRows(tmp_path / "x.tif") as rows:
+        assert rows.shape == (40, 40, 3)
+        np.testing.assert_array_equal(rows[5:20], image[5:20, :, :3])
+
+
+def test_files_that_cannot_be_read_by_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("unet_jax.data.rows._SEGMENT_BYTES", 1000)
+    path = tmp_path / "x.tif"
+    for options, mend in (
+        ({"compression": "zlib", "rowsperstrip": 100}, "save it tiled"),
+        ({"planarconfig": "separate", "photometric": "rgb"}, "planarconfig"),
+    ):
+        tifffile.imwrite(path, noise(*((3, 100, 50) if "planarconfig" in options else (100, 50))), **options)
+        with pytest.raises(ValueError, match=f"x.tif: is large, .*{mend}"):
+            TiffRows(path)
+    tifffile.imwrite(path, noise(100, 50).astype(np.int16))
+    with pytest.raises(ValueError, match="8 or 16 bit"):
+        TiffRows(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="truncated"):
+        TiffRows(path)
+    path.write_bytes(b"II*\0")
+    with pytest.raises(ValueError, match="cannot be read"):
+        TiffRows(path)
+    assert tiff_pixels(path) == 0
+    assert tiff_pixels(tmp_path / "absent.tif") == 0
+
+
+@pytest.mark.parametrize("shape", [(60, 50, 3), (2100, 2050, 1)])
+def test_prepared_rows_are_those_of_the_prepared_image(tmp_path, shape):
+    """The larger one is measured on a grid of every third pixel."""
+    image = (noise(*shape, dtype=np.uint16) // 7 + 100).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", image if shape[2] == 3 else image[..., 0])
+    rgb = Predictor(bright_variables(SMALL, 3), card(SMALL, channels=3))
+    rgb.card["normalisation"].update(low=2.0, high=97.0)
+    whole = rgb.prepare(image)
+    with TiffRows(tmp_path / "x.tif") as rows:
+        prepared = PreparedRows(rows, rgb)
+        assert prepared.shape == whole.shape
+        np.testing.assert_array_equal(prepared[11:53], whole[11:53])
+
+
+def test_prepared_rows_refuse_values_that_are_not_numbers(tmp_path):
+    image = np.ones((40, 40), np.float32)
+    image[20, 3] = np.nan
+    tifffile.imwrite(tmp_path / "x.tif", image)
+    predictor = Predictor(bright_variables(SMALL), card(SMALL))
+    with TiffRows(tmp_path / "x.tif") as rows, pytest.raises(ValueError, match=r"x.tif: .*not a number"):
+        PreparedRows(rows, predictor)
+
+
+def bands_of(values, heights):
+    stops = np.cumsum(heights)
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        yield Band(0, values.shape[:-1], int(start), int(stop), values[start:stop])
+
+
+def stitched(values, heights, separate, *, before, after, agree):
+    stitcher, owned, areas = Stitcher(separate, agree=agree), [], []
+    for window in windows(bands_of(values, heights), before=before, after=after):
+        label, count, given = stitcher.add(window)
+        owned.append(np.where(label > 0, label + given, 0))
+        areas.append(np.bincount(label.ravel(), minlength=count + 1)[1:])
+    ids, count = stitcher.resolve(np.concatenate(areas))
+    return ids[np.concatenate(owned)], count
+
+
+def pieces(values):
+    return ndimage.label(values[..., 0] > 0.5)[0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stitched_pieces_are_those_of_the_whole_image(seed):
+    """At a density of 0.6 pieces percolate: they wind through many bands, and arms meet again below."""
+    rng = np.random.default_rng(seed)
+    values = (rng.random((40, 23, 1)) < 0.6).astype(np.float32)
+    cuts = np.sort(rng.choice(np.arange(1, 40), rng.integers(0, 9), replace=False))
+    heights = np.diff([0, *cuts, 40])
+    for before, after in ((1, 0), (2, 3), (4, 4)):
+        found, count = stitched(values, heights, pieces, before=before, after=after, agree=0.0)
+        np.testing.assert_array_equal(found, pieces(values))
+        assert count == found.max()
+
+
+def test_objects_that_touch_stay_apart_when_windows_agree_about_them():
+    """Discs cut by straight lines between their middles, as any rule would that looks at the neighbourhood only."""
+    centres = np.array([(10, 10), (10, 18), (18, 12), (30, 10), (31, 19), (22, 20)])
+    y, x = np.mgrid[:40, :30]
+    distance = np.stack([np.hypot(y - cy, x - cx) for cy, cx in centres])
+    whole = np.where(distance.min(axis=0) < 5, distance.argmin(axis=0) + 1, 0)
+    values = whole[..., None].astype(np.float32)
+
+    def separate(window):
+        ids = np.unique(window[window > 0])
+        return np.where(window[..., 0] > 0, np.searchsorted(ids, window[..., 0]) + 1, 0)
+
+    found, count = stitched(values, [13, 7, 10, 10], separate, before=4, after=4, agree=0.5)
+    assert count == len(centres)
+    pairs = {tuple(pair) for pair in np.stack([found.ravel(), whole.ravel()], axis=1).tolist()}
+    assert len(pairs) == len(centres) + 1  # one to one, background with background
+
+
+def test_stash_gives_back_what_it_got(tmp_path):
+    arrays = [noise(3, 4), noise(0, 4), np.arange(5, dtype=np.int32)]
+    with (tmp_path / "f").open("w+b") as file:
+        stash = Stash(file)
+        for array in arrays:
+            stash.append(array)
+        for _ in range(2):
+            for found, want in zip(stash, arrays, strict=True):
+                np.testing.assert_array_equal(found, want)
+
+
+def rings(path):
+    return {
+        feature["properties"]["name"]: (
+            feature["properties"]["measurements"],
+            sorted(sorted(map(tuple, ring)) for ring in _all_rings(feature["geometry"])),
+        )
+        for feature in json.loads(path.read_text())["features"]
+    }
+
+
+def _all_rings(geometry):
+    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    return [ring[1:] for polygon in polygons for ring in polygon]
+
+
+def test_a_large_image_gives_what_it_would_give_in_one_piece(tmp_path, monkeypatch):
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).random((150, 110)), 3)
+    image = np.repeat((255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)[..., None], 3, axis=-1)
+    tifffile.imwrite(tmp_path / "sub.x.tif", image, photometric="rgb", tile=(32, 32), compression="zlib")
+    predictor = Predictor(bright_variables(SMALL, 3), card(SMALL, channels=3))
+    inputs = [Input("plate/sub.x", tmp_path / "sub.x.tif")]
+    wanted = Wanted(overlay=True)
+    whole = files.predict_files(predictor, inputs, tmp_path / "whole", wanted)
+    monkeypatch.setattr(files, "STREAM_PIXELS", 1000)
+    seen = []
+    bands = files.predict_files(
+        predictor, inputs, tmp_path / "bands", wanted, progress=lambda bands: (seen.append(b) or b for b in bands)
+    )
+    assert len(seen) > 5
+    assert bands.done == whole.done
+    assert bands.done[0]["objects"] > 10
+    assert bands.notes == [f"{tmp_path / 'sub.x.tif'}: too large for overlays, which were left out"]
+    one, other = tmp_path / "whole", tmp_path / "bands"
+    np.testing.assert_array_equal(
+        read_label(other / "labels/plate/sub.x.tif"), read_label(one / "labels/plate/sub.x.tif")
+    )
+    assert rings(other / "polygons/plate/sub.x.geojson") == rings(one / "polygons/plate/sub.x.geojson")
+    with (one / "objects.csv").open() as a, (other / "objects.csv").open() as b:
+        assert list(csv.DictReader(a)) == list(csv.DictReader(b))
+    assert sorted(path.name for path in (other / "labels/plate").iterdir()) == ["sub.x.tif"]
+    assert files.predict_files(predictor, inputs, other, wanted).kept == ["plate/sub.x"]
+
+
+def test_a_large_image_in_classes_instead_of_objects(tmp_path, monkeypatch):
+    image = noise(60, 50)
+    tifffile.imwrite(tmp_path / "x.tif", image)
+    predictor = Predictor(bright_variables(SMALL), card(SMALL))
+    inputs = [Input("x", tmp_path / "x.tif")]
+    whole = files.predict_files(predictor, inputs, tmp_path / "whole", Wanted(instances=False))
+    monkeypatch.setattr(files, "STREAM_PIXELS", 1000)
+    bands = files.predict_files(predictor, inputs, tmp_path / "bands", Wanted(instances=False))
+    assert bands.done == whole.done
+    np.testing.assert_array_equal(*(read_label(tmp_path / f / "labels/x.tif") for f in ("whole", "bands")))
+
+
+def test_a_large_damaged_image_is_a_failure_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "STREAM_PIXELS", 1000)
+    tifffile.imwrite(tmp_path / "x.tif", noise(64, 64, 3), photometric="rgb", tile=(32, 32), compression="zlib")
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
+        offset = tiff.pages[0].dataoffsets[3]
+    data[offset : offset + 50] = bytes(50)
+    (tmp_path / "x.tif").write_bytes(data)
+    predictor = Predictor(bright_variables(SMALL, 3), card(SMALL, channels=3))
+    report = files.predict_files(predictor, [Input("x", tmp_path / "x.tif")], tmp_path / "out", Wanted())
+    assert [(path.name, "damaged at row 32" in reason) for path, reason in report.failed] == [("x.tif", True)]
+    assert not list((tmp_path / "out").rglob("x.*"))
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import numpy as np, tifffile
+from tests.trained import SMALL, bright_variables, card
+from unet_jax import predict_files as files
+from unet_jax.inputs import Input
+from unet_jax.prediction import Predictor
+from unet_jax.results import Wanted
+
+folder, height = Path(sys.argv[1]), int(sys.argv[2])
+disc = np.zeros((256, 256, 3), np.uint8)
+y, x = np.mgrid[:256, :256]
+disc[np.hypot(y - 120, x - 130) < 100] = 200
+across, down = -(-20_000 // 256), -(-height // 256)
+tifffile.imwrite(folder / "x.tif", (disc for _ in range(across * down)), shape=(height, 20_000, 3), dtype=np.uint8,
+                 photometric="rgb", tile=(256, 256), compression="zlib")
+predictor = Predictor(bright_variables(SMALL, 3), card(SMALL, channels=3, tile=256))
+predictor(disc)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = files.predict_files(predictor, [Input("x", folder / "x.tif")], folder / "out", Wanted())
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(report.done[0]["objects"], (after - before) // 1024, report.failed)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("height", [20_000])
+def test_twenty_thousand_pixels_square_take_less_than_two_gigabytes(tmp_path, height):
+    """A disc in every tile of 256 but the last, of which no more than a corner of 32 × 32 is in the image."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path), str(height)], capture_output=True, text=True, env=os.environ
+    )
+    assert run.returncode == 0, run.stderr
+    objects, megabytes = (int(word) for word in run.stdout.split()[:2])
+    assert objects == 79**2 - 1
+    assert megabytes < 2048

@@ -1,0 +1,100 @@
+"""The console script `unet-jax`. What it needs is imported when a command runs, so that --help comes at once."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from unet_jax import startup
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Masks, objects and tables of your images, of any size, from a trained model.
+
+    OUTPUT/labels/NAME.tif holds the number of its object at every pixel, objects.csv and objects/NAME.csv a row an
+    object, polygons/NAME.geojson outlines for QuPath, summary.csv a row an image.
+    """
+
+    model: Path
+    """Folder of a training (its --workdir), or of an exported model."""
+    input: tuple[str, ...]
+    """Image files, folders of them, or patterns such as "plate1/**/*.tif": PNG, JPEG and TIFF, 8 or 16 bit or float."""
+    output: Path
+    """Folder of the results; what is in it already is kept."""
+    tta: bool = False
+    """Average over eight flips and turns of every image: a little better, eight times as slow."""
+    tile: int | None = None
+    """Side of the square that the network sees at a time, in pixels; that of the training when not given."""
+    overlap: float = 0.25
+    """Share of a tile that its neighbour covers too; 0.5 is slower, and hides seams even better."""
+    batch: int = 8
+    """Tiles at a time; fewer need less memory."""
+    threshold: float | None = None
+    """Probability from which a pixel belongs to an object; the model's own, else 0.5."""
+    instances: bool = True
+    """Number the objects one by one; without, labels are classes, and there are no tables of objects."""
+    overlay: bool = False
+    """Write overlays/NAME.png, the image with every object's outline."""
+    probabilities: bool = False
+    """Write probabilities/NAME.tif, a page a class; with --tta also spread/NAME.tif, how much the views differ."""
+    format: Literal["tif", "png"] = "tif"
+    """Of the label images; images too large for the memory always get a tiled TIFF."""
+    overwrite: bool = False
+    """Make results again that are there."""
+
+
+def predict(config: Predict) -> int:
+    """Run `unet-jax predict`; the exit code is 1 when an image failed."""
+    import jax
+    from tqdm import tqdm
+
+    from unet_jax.inputs import find_inputs
+    from unet_jax.predict_files import predict_files
+    from unet_jax.prediction import Predictor
+    from unet_jax.results import Wanted
+
+    if config.threshold is not None and not 0 < config.threshold < 1:
+        raise ValueError(f"--threshold {config.threshold}: choose a probability between 0 and 1")
+    inputs = find_inputs(config.input)
+    if warning := startup.unseen_accelerator(jax.default_backend()):
+        print(warning, file=sys.stderr)
+    tile = None if config.tile is None else (config.tile, config.tile)
+    predictor = Predictor.load(config.model, tile=tile, overlap=config.overlap, batch=config.batch, tta=config.tta)
+    names = [field.name for field in dataclasses.fields(Wanted) if field.name != "spread"]
+    wanted = Wanted(spread=config.probabilities and config.tta, **{name: getattr(config, name) for name in names})
+    threshold = config.threshold or float(predictor.card.get("threshold", 0.5))
+    with tqdm(total=len(inputs), unit="image", disable=None) as bar:  # None: only on a terminal
+        report = predict_files(
+            predictor, inputs, config.output, wanted, threshold=threshold, tick=bar.update,
+            progress=lambda bands: tqdm(bands, unit="band", leave=False, disable=None),
+        )  # fmt: skip
+    done = f"{len(report.done)} images done"
+    if config.instances:
+        done += f", {sum(int(str(row['objects'])) for row in report.done):,} objects"
+    kept = f"; {len(report.kept)} were there already and kept (--overwrite makes them again)" if report.kept else ""
+    print(f"{done}{kept}; results in {config.output}")
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if report.failed:
+        print(f"{len(report.failed)} of {len(inputs)} images failed:", file=sys.stderr)
+        for path, reason in report.failed:
+            print(f"  {reason if str(path) in reason else f'{path}: {reason}'}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+COMMANDS = {"predict": (Predict, predict)}
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    startup.prepare()
+
+    def run(config: Any) -> int:
+        return next(function(config) for kind, function in COMMANDS.values() if isinstance(config, kind))
+
+    startup.run(run, {name: kind for name, (kind, _) in COMMANDS.items()}, description="U-Net and its family in JAX.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Sizes and shapes of the objects of a label image, from sums that can be added up part by part of an image."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, Integer, Shaped
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Sums over the pixels of objects 1..n, row i - 1 of object i; positions in pixels of the whole image.
+
+    area (n,); first (n, 2) sums of y and x; second (n, 3) sums of yy, xy, xx; low and high (n, 2), the bounding box
+    with its end excluded; intensity and probability (n,) sums. An object without a pixel has area 0.
+    """
+
+    area: Int64[np.ndarray, " n"]
+    first: Float64[np.ndarray, "n 2"]
+    second: Float64[np.ndarray, "n 3"]
+    low: Int64[np.ndarray, "n 2"]
+    high: Int64[np.ndarray, "n 2"]
+    intensity: Float64[np.ndarray, " n"]
+    probability: Float64[np.ndarray, " n"]
+
+
+def measure(
+    label: Integer[np.ndarray, "h w"],
+    image: Shaped[np.ndarray, "h w c"],
+    probability: Float32[np.ndarray, "h w"],
+    *,
+    top: int = 0,
+    count: int | None = None,
+) -> Sums:
+    """Sums of every object of a label image, or of the rows of one that begin at row `top`.
+
+    Args:
+        label: ids, 0 is background.
+        image: grey levels or colours; the intensity of a pixel is the mean over its channels.
+        probability: of the pixel being an object's.
+        top: number of the first row within the whole image.
+        count: n, the largest id when None.
+    """
+    n = int(label.max(initial=0)) if count is None else count
+    y, x = np.nonzero(label)
+    ids = label[y, x].astype(np.int64) - 1
+    intensity, probability = image[y, x].mean(axis=-1, dtype=np.float64), probability[y, x]
+    y = y + top
+    low, high = np.full((n, 2), np.iinfo(np.int64).max), np.zeros((n, 2), np.int64)
+    for axis, place in enumerate((y, x)):
+        np.minimum.at(low[:, axis], ids, place)
+        np.maximum.at(high[:, axis], ids, place + 1)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(ids, values, minlength=n).astype(np.float64)  # integers when there are none
+
+    return Sums(
+        area=np.bincount(ids, minlength=n).astype(np.int64),
+        first=np.stack([total(y), total(x)], axis=-1),
+        second=np.stack([total(y * y), total(x * y), total(x * x)], axis=-1),
+        low=low,
+        high=high,
+        intensity=total(intensity),
+        probability=total(probability),
+    )
+
+
+def merge(parts: list[Sums], ids: Int64[np.ndarray, " m"], count: int) -> Sums:
+    """Add up the rows of `parts`, one after the other, that have the same of the `ids` 1..count; 0 leaves a row out."""
+    keep = ids > 0
+    to = ids[keep] - 1
+    merged = {}
+    for field in dataclasses.fields(Sums):
+        rows = np.concatenate([getattr(part, field.name) for part in parts])[keep]
+        empty = np.iinfo(np.int64).max if field.name == "low" else 0
+        merged[field.name] = np.full((count, *rows.shape[1:]), empty, rows.dtype)
+        how = {"low": np.minimum, "high": np.maximum}.get(field.name, np.add)
+        how.at(merged[field.name], to, rows)
+    return Sums(**merged)
+
+
+def table(sums: Sums) -> dict[str, np.ndarray]:
+    """Columns of an objects table, a row an object that has pixels.
+
+    id; centroid_y, centroid_x, in pixels from the centre of the upper left pixel; area, in pixels; min_y, min_x,
+    max_y, max_x, the bounding box with its end excluded; eccentricity of the ellipse of the same second moments, 0 for
+    a circle (for one pixel too); mean_intensity, in the image's own unit; mean_probability.
+    """
+    there = sums.area > 0
+    n = sums.area[there].astype(np.float64)
+    (y, x), (yy, xy, xx) = (sums.first[there] / n[:, None]).T, (sums.second[there] / n[:, None]).T
+    yy, xy, xx = yy - y * y, xy - x * y, xx - x * x
+    half, root = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)  # the variances along the axes are half ± root
+    wide = np.maximum(half + root, 0)
+    ratio = np.divide(np.maximum(half - root, 0), wide, out=np.ones_like(wide), where=wide > 1e-6)
+    return {
+        "id": np.flatnonzero(there) + 1,
+        "centroid_y": y,
+        "centroid_x": x,
+        "area": sums.area[there],
+        "min_y": sums.low[there, 0],
+        "min_x": sums.low[there, 1],
+        "max_y": sums.high[there, 0],
+        "max_x": sums.high[there, 1],
+        "eccentricity": np.sqrt(1 - ratio),
+        "mean_intensity": sums.intensity[there] / n,
+        "mean_probability": sums.probability[there] / n,
+    }

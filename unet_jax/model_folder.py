@@ -1,0 +1,84 @@
+"""Folders that hold a trained model: the folder of a training, or a small one of a card and parameters."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from unet_jax.logs import replacing, write_json
+
+CARD, PARAMETERS = "card.json", "params.npz"
+NEEDED = ("model", "channels", "normalisation", "classes", "patch")  # of a card, to predict
+
+
+def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables ({"params": ...} and model state, float32 numpy) and card of the model in a folder.
+
+    Args:
+        folder: of a training (with checkpoints/ in it), its checkpoints/ itself, or one that `write_model` made.
+        which: "best" or "latest" checkpoint; a small folder holds one only.
+
+    Raises:
+        FileNotFoundError: the folder holds no model, or a model without a card.
+        ValueError: what it holds is damaged, or its card lacks what prediction needs.
+    """
+    folder = Path(folder)
+    if (folder / PARAMETERS).exists() or (folder / CARD).exists():
+        variables, card = _read_small(folder)
+    else:
+        inner = folder / "checkpoints"
+        inner = inner if inner.is_dir() else folder
+        if not inner.is_dir() or not any(entry.name.isdigit() for entry in inner.iterdir()):
+            raise FileNotFoundError(
+                f"{folder} holds no model: name the --workdir of a training (with checkpoints/ in it), or a folder "
+                f"with {CARD} and {PARAMETERS}"
+            )
+        from unet_jax.checkpoint import load  # orbax takes a second to import
+
+        variables, card = load(inner, which=which)
+    if missing := [name for name in NEEDED if name not in card]:
+        raise ValueError(f"{folder}: the card says nothing about {', '.join(missing)}: train the model again")
+    return variables, card
+
+
+def write_model(
+    variables: Mapping[str, Any], card: Mapping[str, Any], folder: str | Path, *, dtype: str = "float16"
+) -> None:
+    """Write card.json and params.npz, which `read_model` reads, with parameters of `dtype` ("float16" or "float32").
+
+    Statistics of normalisation stay float32: a variance may be out of float16's range. Raises ValueError when a
+    parameter is.
+    """
+    if dtype not in ("float16", "float32"):
+        raise ValueError(f"parameters as {dtype}: choose float16 or float32")
+    arrays = {}
+    for name, value in traverse_util.flatten_dict(dict(variables), sep="/").items():
+        as_stored = dtype if name.startswith("params/") else "float32"
+        with np.errstate(over="ignore"):
+            arrays[name] = np.asarray(value).astype(as_stored)
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} is out of the range of {as_stored}: choose float32, or another checkpoint")
+    folder = Path(folder)
+    with replacing(folder / PARAMETERS) as scratch, scratch.open("wb") as file:
+        np.savez(file, **arrays)
+    write_json(folder / CARD, card)
+
+
+def _read_small(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    for name, what in ((CARD, "card, which says what the model is"), (PARAMETERS, "parameters")):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}, the {what}: copy the folder again, whole")
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name].astype(np.float32) for name in stored.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder}: {CARD} or {PARAMETERS} is damaged ({reason}): copy the folder again") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{folder / CARD}: not a JSON object: copy the folder again")
+    return traverse_util.unflatten_dict(arrays, sep="/"), card
