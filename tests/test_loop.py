@@ -92,6 +92,17 @@ def test_estimate_and_plan_of_a_run_in_minutes():
     assert int(optax.tree_utils.tree_get(state.opt_state, "planned_steps")) == short.position.step
 
 
+def test_a_finished_run_in_minutes_stays_finished_unless_it_gets_more():
+    run = Run()
+    run.fit(epochs=10**6, steps=20, max_minutes=0.02)
+    done = run.position.epoch
+    again = Run()
+    again.fit(run.position, epochs=10**6, steps=20, max_minutes=0.02)
+    assert (again.position.epoch, again.events) == (done, [])
+    again.fit(run.position, epochs=10**6, steps=20, max_minutes=0.04)
+    assert again.position.epoch > done
+
+
 def test_a_second_signal_is_not_swallowed():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)

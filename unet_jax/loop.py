@@ -32,6 +32,7 @@ class Position:
     best_score: float = -math.inf
     best_epoch: int = 0
     planned_epochs: int = 0
+    planned_minutes: float | None = None  # the budget that this plan was made for
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -89,7 +90,8 @@ def fit(
     schedule is moved after the first steps and after every epoch to where the time will run out.
     """
     began = time.perf_counter() - position.seconds
-    position.planned_epochs = budget.epochs
+    if budget.max_minutes is None or position.planned_minutes != budget.max_minutes:
+        position.planned_epochs, position.planned_minutes = budget.epochs, budget.max_minutes
     pace = _Pace(began, steps_per_epoch, budget)
     while not _spent(position, budget):
         started = time.perf_counter()
