@@ -14,7 +14,6 @@ if __name__ == "__main__":
     startup.prepare()
 
 import dataclasses
-import os
 import sys
 import time
 from functools import partial
@@ -32,8 +31,9 @@ from unet_jax.evaluation import evaluate
 from unet_jax.logs import MetricsLog, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
 from unet_jax.models import UNet, to_spec
+from unet_jax.models.unet import check_size
 from unet_jax.scorecard import draw, write_results
-from unet_jax.workdir import new_workdir, open_workdir
+from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
 
 LOSSES = {
     "dice": losses.dice,
@@ -48,13 +48,17 @@ class Config:
     """What to train, on what, for how long. Fields left at None take the preset's value."""
 
     data: str = "synthetic"
-    """synthetic (made-up cells), dsb2018 (BBBC038, downloaded), or a folder, zip or tree of your own."""
+    """synthetic (made-up cells), dsb2018 (BBBC038, downloaded, or its zip), or a folder of your own."""
     preset: Literal["auto", "small", "paper"] = "auto"
     """small: for a CPU; paper: the teaching recipe, for an accelerator; auto: what this machine can carry."""
     workdir: Path | None = None
     """Folder of the run; runs/cells-DATE-TIME when not given."""
     resume: bool = False
-    """Go on with the run in --workdir, from its last checkpoint."""
+    """Go on with the run in --workdir, from its last checkpoint and with its options."""
+    label_kind: Literal["instances", "binary", "classes"] | None = None
+    """What the numbers in the masks mean, where the masks of all images do not tell."""
+    ignore: int | None = None
+    """Value of mask pixels that do not count."""
     epochs: int | None = None
     """Passes over the training images, at most."""
     max_minutes: float | None = None
@@ -97,11 +101,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4, "schedule": "constant",
     },
 }  # fmt: skip
-MAY_CHANGE = {"epochs", "max_minutes", "patience", "workdir", "resume"}  # between the starts of one run
+BUDGET = ("epochs", "max_minutes")
+MAY_CHANGE = {*BUDGET, "patience", "learning_rate", "workdir", "resume"}  # between the starts of one run
 
 
 def resolve(config: Config, backend: str) -> Config:
-    """The config with the preset chosen for `backend` and every field filled in."""
+    """The config with the preset chosen for `backend` and every field filled in; ValueError for impossible values."""
+    config = remembered(config, budget=BUDGET)
     preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "paper")
     chosen = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None}
     if config.epochs is not None and config.max_minutes is None:
@@ -110,11 +116,17 @@ def resolve(config: Config, backend: str) -> Config:
         chosen["epochs"] = 1000
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")
-    return dataclasses.replace(config, preset=preset, workdir=workdir, dtype=dtype, **chosen)
+    config = dataclasses.replace(config, preset=preset, workdir=workdir, dtype=dtype, **chosen)
+    startup.check_least(config, epochs=1, batch=1, patch=1, patience=1, seed=0, learning_rate=1e-9, max_minutes=0.01)
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"--dropout {config.dropout}: give a share of the features from 0 to below 1, such as 0.3")
+    check_size((config.patch, config.patch), config.widths, "SAME")
+    return config
 
 
-def open_source(data: str) -> Source:
+def open_source(config: Config) -> Source:
     """The images that `--data` names."""
+    data = config.data
     from unet_jax.data import FolderSource
     from unet_jax.data.synthetic import SyntheticCells
     from unet_jax.datasets.dsb2018 import build_dsb2018, is_stage1_train
@@ -127,7 +139,15 @@ def open_source(data: str) -> Source:
         return SyntheticCells()
     if data == "dsb2018":
         return build_dsb2018()
-    return build_dsb2018(source=Path(data)) if is_stage1_train(Path(data)) else FolderSource(Path(data)).preload()
+    if is_stage1_train(Path(data)):
+        return build_dsb2018(source=Path(data))
+    if not Path(data).is_dir():
+        kind = "is a file" if Path(data).exists() else "does not exist"
+        raise FileNotFoundError(
+            f"--data {data}: this {kind}; give a folder that holds images/ and labels/ (or masks/), a BBBC038 "
+            "stage1_train.zip, synthetic, or dsb2018"
+        )
+    return FolderSource(Path(data), label_kind=config.label_kind, ignore=config.ignore).preload()
 
 
 def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
@@ -149,16 +169,19 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
 def main(config: Config) -> int:
     """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
     config = resolve(config, jax.default_backend())
-    source = Normalised(open_source(config.data)).preload()
+    check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
+    source = Normalised(open_source(config)).preload()
     parts = split(source)
     announce(config, parts)
+    if source.label_kind == "classes":
+        print("the masks hold classes: every class but 0 is learnt as cell")
     parts["train"] = visits(parts["train"], patch=(config.patch, config.patch))
     print(f"an epoch is {len(parts['train'])} crops of {config.patch}×{config.patch}; large images give several")
     planned_steps = config.epochs * steps_per_epoch(len(parts["train"]), config.batch)
     model, optimizer, step, eval_step = compose(config, planned_steps)
     state = training.init_state(model, optimizer, (config.patch, config.patch, source.channels), seed=config.seed)
     card = make_card(config, model, source)
-    open_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
+    open_workdir(config.workdir, dataclasses.asdict(config))
     with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
         return train(config, parts, step, eval_step, state, card, checkpoints, log)
 
@@ -209,7 +232,7 @@ def train(
             stop=stop,
         )
     if stop.signal is not None:
-        print(f"stopped at step {position.step}; to go on: --resume --workdir {config.workdir}")
+        print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
         return 128 + stop.signal
     state, card = checkpoints.restore(state, which="best")
     finish(config, card, score, state, parts["test"], position)
@@ -218,7 +241,7 @@ def train(
 
 def announce(config: Config, parts: dict[str, Source]) -> None:
     """Say what will be trained, on what, and on which device."""
-    print(f"device: {device_name()}; preset: {config.preset}")
+    print(f"device: {parallel.device_name()}; preset: {config.preset}")
     if warning := startup.unseen_accelerator(jax.default_backend()):
         print(warning, file=sys.stderr)
     for name, part in parts.items():
@@ -249,10 +272,10 @@ def finish(
     result = score(state, test, keep_predictions=True)
     chosen = card["position"]
     facts = {
-        "best": {"epoch": chosen["best_epoch"], "val_iou": chosen["best_score"]},
+        "best": {"epoch": chosen["epoch"], "val_iou": chosen["best_score"]},
         "epochs": position.epoch,
         "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
-        "device": device_name(),
+        "device": parallel.device_name(),
         "data": config.data,
         "version": card["version"],
         "commit": card["commit"],
@@ -260,18 +283,11 @@ def finish(
     scores = write_results(config.workdir, test, result, facts)["test"]
     folder = draw(config.workdir, test, result, title=f"U-Net on {Path(config.data).name}")
     print(
-        f"test ({scores['images']} images, checkpoint of epoch {chosen['best_epoch']}): "
+        f"test ({scores['images']} images, checkpoint of epoch {chosen['epoch']}): "
         f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "
         f"Dice {scores['dice_pooled']:.4f} pooled, {scores['dice_mean']:.4f} mean over images"
     )
     print(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
-
-
-def device_name() -> str:
-    """Number and kind of the devices, as results quote it."""
-    device = jax.devices()[0]
-    cpu = f" on {os.cpu_count()} cores" if device.platform == "cpu" else ""
-    return f"{jax.device_count()} × {device.device_kind}{cpu}"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_the_same_numbers_in_pieces_are_classes_though_one_image_lacks_one(tmp_p
 
 def test_two_objects_in_every_image_are_not_taken_for_classes(tmp_path):
     with pytest.raises(
-        ValueError, match=r"labels: the same numbers \(0, 1, 2\) in 4 of 4 masks.*label_kind='instances'"
+        ValueError, match=r"labels: the same numbers \(0, 1, 2\) in 4 of 4 masks.*--label-kind instances"
     ):
         kind_of(tmp_path, [squares([1, 2])] * 4)
     assert FolderSource(tmp_path, label_kind="instances").preload().label_kind == "instances"
@@ -59,7 +59,7 @@ def test_two_objects_in_every_image_are_not_taken_for_classes(tmp_path):
 
 def test_a_few_of_many_classes_an_image_are_not_taken_for_objects(tmp_path):
     masks = [squares(values, pieces=3) for values in ([15], [7, 12], [1, 15], [3, 20])]
-    with pytest.raises(ValueError, match=r"numbers 1, 3, 7, .*in 3 connected pieces.*label_kind='classes'"):
+    with pytest.raises(ValueError, match=r"numbers 1, 3, 7, .*in 3 connected pieces.*--label-kind classes"):
         kind_of(tmp_path, masks)
     source = FolderSource(tmp_path, label_kind="classes")
     assert source.classes == 21
@@ -67,9 +67,9 @@ def test_a_few_of_many_classes_an_image_are_not_taken_for_objects(tmp_path):
 
 
 def test_masks_that_leave_it_open_ask(tmp_path):
-    with pytest.raises(ValueError, match=r"all 2 masks are empty.*label_kind"):
+    with pytest.raises(ValueError, match=r"all 2 masks are empty.*--label-kind"):
         kind_of(tmp_path / "empty", [squares([])] * 2)
-    with pytest.raises(ValueError, match=r"not the same one \(1, 255\).*label_kind='binary'"):
+    with pytest.raises(ValueError, match=r"not the same one \(1, 255\).*--label-kind binary"):
         kind_of(tmp_path / "mixed", [squares([1]), squares([255])])
     source = FolderSource(tmp_path / "mixed", label_kind="binary")
     assert [int(sample["label"].max()) for sample in source] == [1, 1]
@@ -125,12 +125,12 @@ def test_ignored_pixels_do_not_count(tmp_path):
 
 def test_values_outside_the_label_map(tmp_path):
     make(tmp_path, [squares([1, 2]), squares([1, 2, 255])])
-    with pytest.raises(ValueError, match=r"n1.png: holds 255, outside the classes 0..31: give ignore=255"):
+    with pytest.raises(ValueError, match=r"n1.png: holds 255, outside the classes 0..31: give --ignore 255"):
         FolderSource(tmp_path, label_kind="classes").preload()
     with pytest.raises(ValueError, match=r"n0.png: holds 2, outside the classes 0..1: .*classes=K"):
         FolderSource(tmp_path, label_kind="classes", classes=2)[0]
     with pytest.raises(
-        ValueError, match=r"n0.png: holds more than two values \(0, 1, 2\): give label_kind='instances'"
+        ValueError, match=r"n0.png: holds more than two values \(0, 1, 2\): give --label-kind instances"
     ):
         FolderSource(tmp_path, label_kind="binary")[0]
     with pytest.raises(ValueError, match="label_kind='objects': give one of instances, binary, classes"):
@@ -141,7 +141,7 @@ def test_negative_and_huge_ids(tmp_path):
     make(tmp_path, [squares([1])] * 2)
     tifffile.imwrite(tmp_path / "labels" / "n0.tif", squares([-1, 3], dtype=np.int16))
     (tmp_path / "labels" / "n0.png").unlink()
-    with pytest.raises(ValueError, match=r"n0.tif: holds -1.*give ignore=-1"):
+    with pytest.raises(ValueError, match=r"n0.tif: holds -1.*give --ignore -1"):
         FolderSource(tmp_path, label_kind="instances").preload()
     assert FolderSource(tmp_path, label_kind="instances", ignore=-1)[0]["mask"].sum() == 24 * 24 - 4
     tifffile.imwrite(tmp_path / "labels" / "n0.tif", squares([2**31], dtype=np.uint32))

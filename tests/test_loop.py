@@ -13,18 +13,21 @@ from unet_jax.loop import Budget, Callbacks, NonFiniteLoss, Position, StopReques
 class Run:
     """A run whose step takes no time: what `fit` did, and in which order."""
 
-    def __init__(self, scores=(), losses=None, stop_at=None):
-        self.scores, self.losses, self.stop_at = list(scores), losses or {}, stop_at
+    def __init__(self, scores=(), losses=None, norms=None, stop_at=None):
+        self.scores, self.losses, self.norms, self.stop_at = list(scores), losses or {}, norms or {}, stop_at
         self.events, self.rows, self.said = [], [], []
 
     def step(self, state, batch):
         if self.stop_at == batch:
             os.kill(os.getpid(), signal.SIGTERM)
-        return state.replace(step=state.step + 1), {"loss": self.losses.get(batch, 1.0 + batch)}
+        return state.replace(step=state.step + 1), {
+            "loss": self.losses.get(batch, 1.0 + batch),
+            "grad_norm": self.norms.get(batch, 1.0),
+        }
 
     def evaluate(self, state):
         score = self.scores.pop(0) if self.scores else 0.5
-        return {"val_loss": 0.1, "val_iou": score, "val_dice": score}
+        return {"val_loss": score if score != score else 0.1, "val_iou": score, "val_dice": score}
 
     def save(self, state, position, score):
         self.events.append((int(state.step), position.step, position.epoch, score))
@@ -74,9 +77,27 @@ def test_resume_in_mid_epoch_keeps_the_mean_loss():
     assert later.rows[0]["train_loss"] == 8.0
 
 
+def test_a_stop_at_the_last_step_of_an_epoch_keeps_its_score():
+    run = Run([0.8], stop_at=4)
+    run.fit()
+    assert run.events == [(5, 5, 1, 0.8)]
+    assert (run.position.best_epoch, run.position.loss_sum) == (1, 0.0)
+
+
+def test_gradient_or_validation_that_is_not_finite_saves_nothing_more():
+    run = Run(norms={9: float("inf")})  # of the last step of epoch 2: its loss was still finite
+    with pytest.raises(NonFiniteLoss, match=r"gradient inf at step 10.*'image9'"):
+        run.fit()
+    assert run.events == [(5, 5, 1, 0.5)]
+    run = Run([0.5, float("nan")])
+    with pytest.raises(NonFiniteLoss, match=r"validation loss is nan after step 10.*--learning-rate"):
+        run.fit()
+    assert run.events == [(5, 5, 1, 0.5)]
+
+
 def test_loss_that_is_not_finite_names_step_and_images_and_saves_nothing_more():
     run = Run(losses={6: float("nan")})
-    with pytest.raises(NonFiniteLoss, match=r"nan at step 7.*image6.*--learning-rate"):
+    with pytest.raises(NonFiniteLoss, match=r"nan .*at step 7.*'image6'.*--learning-rate"):
         run.fit()
     assert run.events == [(5, 5, 1, 0.5)]
 
@@ -85,6 +106,10 @@ def test_estimate_and_plan_of_a_run_in_minutes():
     run = Run()
     state = run.fit(epochs=3, steps=20)
     assert "as asked" in run.said[0]
+    few = Run()
+    few.fit(epochs=3, steps=4)  # too few steps for that: the estimate comes after the first epoch
+    assert len(few.said) == 1
+    assert "the whole run less than" in few.said[0]
     assert int(optax.tree_utils.tree_get(state.opt_state, "planned_steps")) == 60
     short = Run()
     state = short.fit(epochs=10**6, steps=20, max_minutes=0.02)
@@ -104,6 +129,14 @@ def test_a_finished_run_in_minutes_stays_finished_unless_it_gets_more():
 
 
 def test_a_second_signal_is_not_swallowed():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT

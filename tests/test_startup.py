@@ -64,7 +64,7 @@ def test_host_devices(monkeypatch, cores, devices):
 def test_an_accelerator_that_jax_does_not_see_is_said(monkeypatch):
     monkeypatch.setattr(startup.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: None)
-    assert 'pip install "unet-jax[cuda12]"' in startup.unseen_accelerator("cpu")
+    assert 'pip install -c requirements.lock -e ".[cuda12]"' in startup.unseen_accelerator("cpu")
     monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: object())
     assert "driver's version" in startup.unseen_accelerator("cpu")
     assert startup.unseen_accelerator("gpu") is None
@@ -75,15 +75,7 @@ def test_no_warning_without_an_accelerator(monkeypatch):
     monkeypatch.setattr(startup.Path, "exists", lambda path: False)
     assert startup.unseen_accelerator("cpu") is None
     monkeypatch.setattr(startup.Path, "exists", lambda path: str(path) == "/dev/accel0")
-    assert "unet-jax[tpu]" in startup.unseen_accelerator("cpu")
-
-
-def test_cache_dir(monkeypatch, tmp_path):
-    monkeypatch.setenv("UNET_JAX_CACHE", str(tmp_path / "a"))
-    assert startup.cache_dir() == tmp_path / "a"
-    monkeypatch.delenv("UNET_JAX_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert startup.cache_dir() == tmp_path / "b" / "unet_jax"
+    assert "-r requirements-tpu.txt" in startup.unseen_accelerator("cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +97,23 @@ def test_what_the_user_can_mend_ends_in_one_message(monkeypatch, capsys, error):
     monkeypatch.setenv("UNET_JAX_TRACEBACK", "1")
     with pytest.raises(error):
         startup.run(main, Config, description="a program")
+
+
+def test_values_below_the_least_name_the_flag():
+    startup.check_least(Config(count=2), count=2)
+    with pytest.raises(ValueError, match=r"--count 1: give 2 or more"):
+        startup.check_least(Config(count=1), count=2)
+
+
+def test_interrupt_outside_the_training_loop(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program"])
+
+    def main(config):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        startup.run(main, Config, description="a program")
+    assert (left.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 def test_exit_code_is_that_of_main(monkeypatch):

@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from unet_jax.data import cells, synthetic
 from unet_jax.data.source import Source
-from unet_jax.data.synthetic import KINDS, SyntheticCells, cache_folder, render_cells
+from unet_jax.data.synthetic import KINDS, SyntheticCells, render_cells
+from unet_jax.startup import cache_dir
 
 
 @pytest.fixture(scope="module")
@@ -156,12 +157,12 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_behind(tmp_path, monkeyp
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("UNET_JAX_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "own"
+    assert cache_dir() == tmp_path / "own"
     monkeypatch.delenv("UNET_JAX_CACHE")
-    assert cache_folder() == tmp_path / "xdg" / "unet_jax"
+    assert cache_dir() == tmp_path / "xdg" / "unet_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "unet_jax"
+    assert cache_dir() == tmp_path / ".cache" / "unet_jax"
 
 
 def test_errors_name_the_mend(tmp_path):

@@ -157,7 +157,7 @@ def test_sigterm_saves_in_mid_epoch_and_says_so(whole_run, folder, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(train_cells.parallel, "shard", stop)
         assert train_cells.main(config(folder, workdir)) == 143
-    assert f"--resume --workdir {workdir}" in capsys.readouterr().out
+    assert f"--workdir {workdir} --resume" in capsys.readouterr().out
     assert latest_arrays(workdir)[0] == 3
     assert train_cells.main(config(folder, workdir, resume=True)) == 0
     for a, b in zip(latest_arrays(whole_run)[1], latest_arrays(workdir)[1], strict=True):
@@ -174,9 +174,21 @@ def test_a_workdir_is_not_trained_over(whole_run, folder):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(train_cells.LOSSES, "dice+bce", lambda logits, label, mask: logits[:, 0, 0, 0] / 0.0)
-    with pytest.raises(NonFiniteLoss, match=r"at step 1, in the batch of the images c\d+, c\d+, c\d+, c\d+"):
+    real = train_cells.fit
+
+    def fit(state, position, *, step, **others):
+        def breaks_in_epoch_2(state, batch):
+            state, out = step(state, batch)
+            return state, {**out, "loss": out["loss"] / (state.step != 6)}
+
+        return real(state, position, step=breaks_in_epoch_2, **others)
+
+    monkeypatch.setattr(train_cells, "fit", fit)
+    with pytest.raises(NonFiniteLoss, match=r"inf .*at step 6, in the batch of the images 'c\d+', 'c\d+'"):
         train_cells.main(config(folder, tmp_path / "nan"))
+    step, arrays = latest_arrays(tmp_path / "nan")
+    assert step == 4
+    assert all(np.isfinite(array).all() for array in arrays)
 
 
 @pytest.mark.parametrize("data", ["missing", "empty"])
@@ -191,6 +203,25 @@ def test_patch_that_the_levels_do_not_divide(folder, tmp_path):
     with pytest.raises(ValueError, match=r"41×41.*pad it to 42×42"):
         train_cells.main(dataclasses.replace(config(folder, tmp_path / "run"), patch=41))
     assert not (tmp_path / "run").exists()
+
+
+def test_impossible_values_and_names_are_refused_at_once(folder, tmp_path):
+    for changes, message in (
+        ({"epochs": 0}, "--epochs 0: give 1 or more"),
+        ({"dropout": 1.0}, "--dropout 1.0: give a share"),
+        ({"data": "sinthetic"}, "sinthetic: this does not exist; give a folder .* synthetic, or dsb2018"),
+        ({"data": str(folder / "index.csv")}, "this is a file"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            train_cells.main(dataclasses.replace(config(folder, tmp_path / "run"), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_needs_no_option_but_the_workdir(whole_run, capsys):
+    """The finished run is not trained on, only scored again."""
+    assert train_cells.main(train_cells.Config(workdir=whole_run, resume=True)) == 0
+    assert "resumed after 4 epochs" in capsys.readouterr().out
+    assert json.loads((whole_run / "config.json").read_text())["epochs"] == EPOCHS
 
 
 def test_unknown_flag_suggests_the_nearest(capsys):

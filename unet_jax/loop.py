@@ -35,6 +35,9 @@ class Position:
     planned_minutes: float | None = None  # the budget that this plan was made for
 
 
+_MEND = "a lower --learning-rate may help, with --resume from the last checkpoint if an epoch was finished"
+
+
 class NonFiniteLoss(ArithmeticError):
     """The loss was NaN or infinite; the message names the step and the images."""
 
@@ -92,23 +95,30 @@ def fit(
     began = time.perf_counter() - position.seconds
     if budget.max_minutes is None or position.planned_minutes != budget.max_minutes:
         position.planned_epochs, position.planned_minutes = budget.epochs, budget.max_minutes
+    position.planned_epochs = min(position.planned_epochs, budget.epochs)
+    if budget.max_minutes is None:
+        state = replan(state, budget.epochs * steps_per_epoch)
     pace = _Pace(began, steps_per_epoch, budget)
     while not _spent(position, budget):
-        started = time.perf_counter()
+        started, first = time.perf_counter(), position.step
         state, row = _epoch(state, position, step, batches, steps_per_epoch, pace, callbacks.say, stop)
         position.seconds = time.perf_counter() - began
-        if stop.signal is not None:
-            break
-        in_steps = time.perf_counter() - started
+        if position.step < (position.epoch + 1) * steps_per_epoch:
+            break  # asked to stop; an epoch whose last step is done is scored and saved as such
+        in_steps, steps = time.perf_counter() - started, position.step - first
         row |= callbacks.evaluate(state)
+        if not math.isfinite(row["val_loss"]):
+            raise NonFiniteLoss(f"the validation loss is {row['val_loss']} after step {position.step}: {_MEND}")
         position.epoch += 1
         if row["val_iou"] > position.best_score:
             position.best_score, position.best_epoch = row["val_iou"], position.epoch
         position.seconds = time.perf_counter() - began
-        state = pace.after_epoch(state, position, in_steps, time.perf_counter() - started)
+        state = pace.after_epoch(state, position, steps, in_steps, time.perf_counter() - started, callbacks.say)
         row = {"epoch": position.epoch, "step": position.step, **row, "seconds": position.seconds}
         callbacks.epoch_done(row)
         callbacks.save(state, position, row["val_iou"])
+        if stop.signal is not None:
+            return state
     if stop.signal is not None:
         callbacks.save(state, position, None)
     return state
@@ -158,19 +168,19 @@ def _epoch(
         "images_per_second": images / seconds,
         "wait_share": waited / seconds,
     }
-    if stop.signal is None:
+    if position.step == (position.epoch + 1) * steps:
         position.loss_sum = 0.0
     return state, row
 
 
 def _finish(pending: tuple[dict[str, Any], list[str]], position: Position) -> float:
-    """Wait for a step's loss and count the step; a loss that is not finite ends the run before anything is saved."""
+    """Wait for a step's loss and count the step; one that is not finite ends the run before anything is saved."""
     metrics, ids = pending
-    loss = float(np.asarray(metrics["loss"]))
-    if not math.isfinite(loss):
+    loss, norm = (float(np.asarray(metrics[name])) for name in ("loss", "grad_norm"))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NonFiniteLoss(
-            f"the loss is {loss} at step {position.step + 1}, in the batch of the images {', '.join(ids)}: look at "
-            "these images, or lower --learning-rate; the checkpoint before this step is kept: --resume starts there"
+            f"the loss is {loss} and its gradient {norm} at step {position.step + 1}, in the batch of the images "
+            f"{', '.join(map(repr, ids))}: look at these images; {_MEND}"
         )
     position.loss_sum += loss
     position.step += 1
@@ -186,6 +196,7 @@ class _Pace:
     def __init__(self, began: float, steps_per_epoch: int, budget: Budget):
         self.began, self.steps, self.budget = began, steps_per_epoch, budget
         self.times: list[float] = []  # when each of the first steps ended
+        self.epochs = 0  # of this start
         self.step_seconds = math.nan
         self.outside = 0.15  # validation and saving, as a share of an epoch's steps: a guess until measured
 
@@ -205,13 +216,21 @@ class _Pace:
         )
         return replan(state, position.step + round(epochs * self.steps))
 
-    def after_epoch(self, state: State, position: Position, step_seconds: float, all_seconds: float) -> State:
-        """Measure the epoch; plan how many whole epochs fit, and let the learning rate end with them."""
-        if position.epoch > 1:  # the first validation holds a compilation
-            self.step_seconds = step_seconds / self.steps
+    def after_epoch(
+        self, state: State, position: Position, steps: int, step_seconds: float, all_seconds: float,
+        say: Callable[[str], None],
+    ) -> State:  # fmt: skip
+        """Measure the `steps` of an epoch; plan how many whole epochs fit, and let the learning rate end with them."""
+        warm = len(self.times) > self.WARM_UP + self.MEASURED
+        if self.epochs:  # the first epoch of a start holds the compilations
+            self.step_seconds = step_seconds / steps
             self.outside = (all_seconds - step_seconds) / step_seconds
-        elif math.isnan(self.step_seconds):
-            self.step_seconds = step_seconds / self.steps
+        elif not warm:  # a small set: no estimate yet
+            self.step_seconds = step_seconds / steps
+            say(f"an epoch takes less than {duration(all_seconds)}, the whole run less than "
+                f"{duration(self._epochs_left(position) * all_seconds)}")  # fmt: skip
+        self.epochs += 1
+        self.times = self.times if warm else [math.nan] * (self.WARM_UP + self.MEASURED + 1)
         position.planned_epochs = position.epoch + math.floor(self._epochs_left(position) + 0.02)
         return replan(state, max(position.planned_epochs * self.steps, position.step))
 

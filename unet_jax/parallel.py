@@ -4,6 +4,7 @@ Inside jit the partitioner does the rest: gradients and batch statistics are tho
 devices.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,3 +34,10 @@ def shard(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """Put a host batch on the devices, its first axis split over them; what is not numeric (ids) stays behind."""
     arrays = {k: v for k, v in batch.items() if isinstance(v, np.ndarray) and v.dtype.kind in "biuf"}
     return jax.device_put(arrays, split(mesh))
+
+
+def device_name() -> str:
+    """Number and kind of the devices, as results quote it."""
+    device = jax.devices()[0]
+    cpu = f" on {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return f"{jax.device_count()} × {device.device_kind}{cpu}"

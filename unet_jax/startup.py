@@ -57,9 +57,9 @@ def host_devices() -> int:
 
 def cache_dir() -> Path:
     """Folder for what can be made again: UNET_JAX_CACHE, else XDG_CACHE_HOME/unet_jax, else ~/.cache/unet_jax."""
-    if "UNET_JAX_CACHE" in os.environ:
-        return Path(os.environ["UNET_JAX_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unet_jax"
+    if own := os.environ.get("UNET_JAX_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unet_jax"
 
 
 def unseen_accelerator(backend: str) -> str | None:
@@ -67,14 +67,22 @@ def unseen_accelerator(backend: str) -> str | None:
     if backend != "cpu":
         return None
     if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
-        name, extra, plugin = "an NVIDIA GPU", "cuda12", "jax_cuda12_plugin"
+        name, plugin, install = "an NVIDIA GPU", "jax_cuda12_plugin", '-c requirements.lock -e ".[cuda12]"'
     elif Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
-        name, extra, plugin = "a TPU", "tpu", "libtpu"
+        name, plugin, install = "a TPU", "libtpu", "-r requirements-tpu.txt"
     else:
         return None
     missing = importlib.util.find_spec(plugin) is None
-    mend = f'pip install "unet-jax[{extra}]"' if missing else "see the driver's version (nvidia-smi) and JAX_PLATFORMS"
+    mend = f"pip install {install}" if missing else "see the driver's version (nvidia-smi) and JAX_PLATFORMS"
     return f"WARNING: this machine has {name} that jax does not see; the CPU is many times slower. To mend: {mend}"
+
+
+def check_least(config: Any, **least: float) -> None:
+    """ValueError with the flag's name for a field of `config` that is below its least value; None is none."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= low:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: give {low:g} or more")
 
 
 def run(main: Callable[[Any], int], config: type | dict[str, type], *, description: str) -> NoReturn:
@@ -89,6 +97,9 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
     chosen = cli(config, description=description)
     try:
         code = main(chosen)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
     except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("UNET_JAX_TRACEBACK"):
             raise

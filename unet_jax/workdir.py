@@ -1,5 +1,6 @@
 """The folder of one run: config.json, metrics.jsonl, tensorboard/, checkpoints/, results.json, report/."""
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -14,24 +15,57 @@ def new_workdir(name: str, root: str | Path = "runs") -> Path:
     return Path(root) / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def open_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool, may_change: Collection[str]) -> None:
-    """Make the folder and write config.json, or check that the run in it is the one to resume.
+def remembered(config: Any, *, budget: Collection[str]) -> Any:
+    """The config dataclass with every option that was not given taken from the run in `config.workdir`, on --resume.
+
+    Not given means that it has its default. Of the fields in `budget`, which say how long to train, the run's are kept
+    only when none of them is given.
+    """
+    path = _config_file(config.workdir) if config.resume and config.workdir else None
+    if path is None or not path.exists():
+        return config
+    before, default = _read(path), type(config)()
+    missing = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) == getattr(default, f.name)}
+    if not missing.issuperset(budget):
+        missing -= set(budget)
+    old = {name: before[name] for name in missing - {"workdir", "resume"} if name in before}
+    return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items()})
+
+
+def check_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool, may_change: Collection[str]) -> None:
+    """Refuse a folder that holds another run, or that is not the one to resume; nothing is written.
 
     Fields in `may_change` (how long to train, where) may differ from the run in the folder. Errors: FileExistsError
     for a folder that holds another run, FileNotFoundError when there is nothing to resume, ValueError for a config
-    that disagrees; nothing is written in these cases.
+    that disagrees.
     """
-    path = workdir / "config.json"
-    config = plain(config)  # as JSON gives it back
+    path, config = _config_file(workdir), plain(config)  # as JSON gives it back
+    if workdir.exists() and not workdir.is_dir():
+        raise FileExistsError(f"{workdir} is a file: name a folder with --workdir")
     if resume:
         if not path.exists():
             raise FileNotFoundError(f"{workdir} holds no run to resume: leave out --resume, or name its --workdir")
-        before = json.loads(path.read_text())
+        before = _read(path)
         differs = [k for k in config if k not in may_change and before.get(k) != config[k]]
         if differs:
             words = "; ".join(f"{k} was {before.get(k)!r}, now {config[k]!r}" for k in differs)
             raise ValueError(f"{workdir} holds another run ({words}): give the same options, or a new --workdir")
     elif path.exists() or (workdir / "checkpoints").exists():
         raise FileExistsError(f"{workdir} holds another run: add --resume to go on with it, or name a new --workdir")
+
+
+def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Make the folder and write its config.json."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, config)
+    write_json(_config_file(workdir), config)
+
+
+def _config_file(workdir: Path) -> Path:
+    return workdir / "config.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): the run cannot be resumed, name a new --workdir") from error

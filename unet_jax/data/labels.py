@@ -64,14 +64,14 @@ def decide_kind(files: Sequence[Values]) -> str:
     """
     used = [file for file in files if any(file.values)]
     if not used:
-        raise ValueError(f"all {len(files)} masks are empty (every pixel is 0): say what they are with label_kind=...")
+        raise ValueError(f"all {len(files)} masks are empty (every pixel is 0): say what they are with --label-kind")
     objects = [set(file.values) - {0} for file in used]
     found = sorted(set().union(*objects))
     if len(found) == 1:
         return "binary"
     if len(used) > 1 and all(len(numbers) == 1 for numbers in objects):
         raise ValueError(
-            f"every mask holds one number, but not the same one ({_listed(found)}): give label_kind='binary' if "
+            f"every mask holds one number, but not the same one ({_listed(found)}): give --label-kind binary if "
             "everything that is not 0 is foreground, 'classes' or 'instances' otherwise"
         )
     return _ids_or_classes(used, found) if all(file.small for file in files) else "instances"
@@ -90,8 +90,8 @@ def _ids_or_classes(used: Sequence[Values], found: Sequence[int]) -> str:
         f"the same numbers ({_listed(common)}) in {times} of {len(used)} masks" if same else f"numbers {_listed(found)}"
     )
     raise ValueError(
-        f"{what}, each in {pieces:.3g} connected pieces, may be classes or objects: label_kind='instances' if each "
-        "number is one object; if they are classes, numbered 0..K-1, give label_kind='classes' (and ignore=VALUE for "
+        f"{what}, each in {pieces:.3g} connected pieces, may be classes or objects: --label-kind instances if each "
+        "number is one object; if they are classes, numbered 0..K-1, give --label-kind classes (and --ignore VALUE for "
         "pixels that are not to count)"
     )
 
@@ -107,15 +107,15 @@ def fault_of(file: Values, kind: str | None, *, classes: int | None = None) -> s
             "(or, if these are ids, save them with 16 bits)"
         )
     if kind == "binary" and len(set(values) - {0}) > 1:
-        return f"holds more than two values ({_listed(values)}): give label_kind='instances' or 'classes' instead"
+        return f"holds more than two values ({_listed(values)}): give --label-kind instances or classes instead"
     if kind == "classes" and (beyond := [v for v in values if not 0 <= v < (classes or MAX_CLASSES)]):
         return (
-            f"holds {_listed(beyond)}, outside the classes 0..{(classes or MAX_CLASSES) - 1}: give ignore={beyond[-1]} "
-            "if these pixels are not to count, classes=K if there are more, or renumber them"
+            f"holds {_listed(beyond)}, outside the classes 0..{(classes or MAX_CLASSES) - 1}: "
+            f"give --ignore {beyond[-1]} if these pixels do not count, classes=K if there are more, or renumber them"
         )
     if values and (values[0] < 0 or values[-1] >= 2**31):
         wrong = values[0] if values[0] < 0 else values[-1]
-        return f"holds {wrong}, and labels are 0 to 2**31 - 1: give ignore={wrong} if these pixels are not to count"
+        return f"holds {wrong}, and labels are 0 to 2**31 - 1: give --ignore {wrong} if these pixels are not to count"
     return ""
 
 

@@ -1,7 +1,6 @@
 """A source of made-up cells: any number of rendered images, the same for ever, kept on the disk once drawn."""
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -9,19 +8,13 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from unet_jax import startup
 from unet_jax.data.cells import KINDS, VERSION, render_cells
 from unet_jax.logs import replacing
 
 __all__ = ["KINDS", "SyntheticCells", "render_cells"]
 
 SHARES = (0.5, 0.3, 0.2)  # of KINDS
-
-
-def cache_folder() -> Path:
-    """Folder of what can be made again: $UNET_JAX_CACHE, else $XDG_CACHE_HOME/unet_jax, else ~/.cache/unet_jax."""
-    if own := os.environ.get("UNET_JAX_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unet_jax"
 
 
 class SyntheticCells:
@@ -34,8 +27,8 @@ class SyntheticCells:
         count: number of images.
         size: edge of an image in pixels, at least 64.
         seed: not negative.
-        cache_dir: where the drawn images are kept; `cache_folder()` by default. Where it cannot be written, a warning
-            says so and the images live in memory only.
+        cache_dir: where the drawn images are kept; `startup.cache_dir()` by default. Where it cannot be written, a
+            warning says so and the images live in memory only.
 
     Raises:
         ValueError: for a count below 1, a size below 64 or a negative seed.
@@ -53,7 +46,7 @@ class SyntheticCells:
         self.ids = tuple(f"synthetic-{seed}-{i:05d}" for i in range(count))
         kinds = tuple(_kind(np.random.default_rng([seed, i])) for i in range(count))
         self.columns = {"kind": kinds}
-        folder = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
+        folder = startup.cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
         file = folder / f"cells-v{VERSION}-{count}x{size}-seed{seed}.npz"
         self._images, self._labels = _read(file, count, size) or _draw(file, count, size, seed)
         self._images.flags.writeable = False  # samples are views of it
