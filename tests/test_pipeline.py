@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.coded import Coded
-from unet_jax.data import Normalised, Subset, eval_tiles, steps_per_epoch, to_uint8, train_batches, visits
+from unet_jax.data import Normalised, Percentiles, Subset, eval_tiles, steps_per_epoch, to_uint8, train_batches, visits
 
 
 def take(n, source, **options):
@@ -66,7 +66,7 @@ def test_to_uint8_refuses_missing_numbers_and_odd_percentiles():
 
 def test_normalised_does_it_once_and_names_the_image(monkeypatch):
     source = Coded([(20, 30), (9, 9)])
-    normal = Normalised(source, low=0, high=100)
+    normal = Normalised(source, Percentiles(low=0, high=100))
     first = normal[0]["image"]
     assert first is normal[-2]["image"]
     np.testing.assert_array_equal(first, to_uint8(source[0]["image"], low=0, high=100))
@@ -171,7 +171,7 @@ def test_volumes_are_cropped_by_the_same_code():
 
 
 def test_a_source_is_not_normalised_twice():
-    normal = Normalised(Coded([(8, 8)] * 3), low=30, high=60)  # once more would change it
+    normal = Normalised(Coded([(8, 8)] * 3), Percentiles(low=30, high=60))  # once more would change it
     for source in (normal, Subset(normal, [0, 2])):
         batch = take(1, source)[0]
         np.testing.assert_array_equal(batch["image"][0], normal[normal.ids.index(batch["id"][0])]["image"])
@@ -180,10 +180,10 @@ def test_a_source_is_not_normalised_twice():
 
 
 def test_each_image_is_normalised_once_in_a_stream(monkeypatch):
-    from unet_jax.data import pipeline
+    from unet_jax.data import normalisation
 
     calls = []
-    monkeypatch.setattr(pipeline, "to_uint8", lambda image, **_: calls.append(1) or image)
+    monkeypatch.setattr(normalisation, "to_uint8", lambda image, **_: calls.append(1) or image)
     take(10, Coded([(9, 9)] * 4), threads=0)
     assert len(calls) == 4
 
@@ -228,3 +228,38 @@ def test_large_images_are_visited_more_often():
 
     # sides of 8, 16, 47, 64 pixels against a patch of 16: 0.5, 1, 2.9 and 4 times
     assert visits(Sizes(), patch=(16, 16)).ids == ("a", "b", "c", "c", "c", "d", "d", "d", "d")
+
+
+class Marked(Coded):
+    """30×40 pixels of which one is object 1 and a block of 10×10, in the corner, object 2; the last row is ignored."""
+
+    def __getitem__(self, i):
+        sample = super().__getitem__(i)
+        label = np.zeros((30, 40), np.int32)
+        label[15, 20], label[:10, :10], label[29, 0] = 1, 2, 3
+        return sample | {"label": label, "mask": np.arange(30)[:, None].repeat(40, 1) < 29}
+
+
+def test_centred_crops_lie_around_every_value_alike():
+    crops = [b for batch in take(60, Marked([(30, 40)]), patch=(8, 8), batch=4, centred=1.0) for b in batch["label"]]
+    around_one = sum(crop[4, 4] == 1 for crop in crops)
+    assert all(crop[crop != 3].any() for crop in crops)  # none around the ignored one, and none of background alone
+    assert 90 < around_one < 150  # half of 240, though value 2 has a hundred times the pixels
+    by_chance = [b for batch in take(60, Marked([(30, 40)]), patch=(8, 8), batch=4) for b in batch["label"]]
+    some = [b for batch in take(60, Marked([(30, 40)]), patch=(8, 8), batch=4, centred=0.5) for b in batch["label"]]
+    # A share of 0.5 lies between: about 0.25 around the single pixel, where chance gives 1 in 23 × 33 positions.
+    assert sum(crop[4, 4] == 1 for crop in by_chance) < 5 < 40 < sum(crop[4, 4] == 1 for crop in some) < 80
+    with pytest.raises(ValueError, match=r"centred=1\.5: give the share"):
+        take(1, Marked([(30, 40)]), centred=1.5)
+
+
+def test_centred_crops_of_an_image_without_objects_and_of_one_smaller_than_the_patch():
+    class Blank(Coded):
+        def __getitem__(self, i):
+            return super().__getitem__(i) | {"label": np.zeros((9, 9), np.int32)}
+
+    blank = take(5, Blank([(9, 9)]), patch=(4, 4), centred=1.0)
+    assert len({batch["image"].tobytes() for batch in blank}) > 1  # anywhere, as without the option
+    large = take(3, Marked([(30, 40)]), patch=(64, 16), centred=1.0)
+    for batch in large:
+        assert (batch["mask"].sum(axis=(1, 2)) == 29 * 16).all()  # the image lies whole in it

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
 from unet_jax import parallel
 from unet_jax.blending import Apply, Band, Rows, blend, whole
-from unet_jax.data.pipeline import to_uint8
+from unet_jax.data import normalisation
 from unet_jax.model_folder import read_model, write_model
 from unet_jax.models import from_spec
 from unet_jax.training import to_unit
@@ -87,8 +87,7 @@ class Predictor:
         """Raises ValueError for options that cannot be, and a card, variables and tile that do not go together."""
         if not 0 <= self.overlap < 1 or self.batch < 1:
             raise ValueError(f"overlap {self.overlap}, batch {self.batch}: choose 0 <= overlap < 1 and batch >= 1")
-        if self.card["normalisation"].get("method") != "percentile":
-            raise ValueError(f"normalisation {self.card['normalisation']}: the model was made by another version")
+        self.normalisation  # noqa: B018 - checks the card
         if self.tta and len(set(self.input_size)) != 1:
             raise ValueError(f"a tile of {self.input_size} pixels cannot be turned: choose equal sides, or no tta")
         self.output_size  # noqa: B018 - checks the tile and the variables
@@ -124,14 +123,14 @@ class Predictor:
         return values[..., :-1] if self.tta else values
 
     def prepare(self, image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "*s c"]:
-        """The image as the network was trained to see it: its channels, and its grey levels by percentiles."""
+        """The image as the network was trained to see it: its channels, and its grey levels in 8 bits."""
         rank = len(self.input_size)
         image = image[..., None] if image.ndim == rank else image
         if image.ndim != rank + 1:
             raise ValueError(f"an image of shape {image.shape}: give it {rank} axes of space and one of channels")
         if image.dtype not in (np.uint8, np.uint16, np.float32):
             image = image.astype(np.float32)
-        return to_uint8(self.match_channels(image), **self.percentiles)
+        return self.normalisation(self.match_channels(image))
 
     def match_channels(self, image: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """Repeat grey for a model of colours, take one of equal colours for a model of grey; ValueError otherwise."""
@@ -153,9 +152,9 @@ class Predictor:
         return str(self.card["classes"][-1 if len(self.card["classes"]) < 3 else 1])
 
     @property
-    def percentiles(self) -> dict[str, float]:
-        """The options `low` and `high` of `to_uint8`."""
-        return {name: float(self.card["normalisation"][name]) for name in ("low", "high")}
+    def normalisation(self) -> normalisation.Normalisation:
+        """How grey levels become 8 bits."""
+        return normalisation.from_spec(self.card["normalisation"])
 
     @property
     def input_size(self) -> tuple[int, ...]:

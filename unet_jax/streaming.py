@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unet_jax import outputs
-from unet_jax.data.pipeline import grid_step, stretch
+from unet_jax.data.normalisation import Percentiles, grid_step, stretch
 from unet_jax.data.rows import TiffRows
 from unet_jax.measure import Sums, measure, merge, table
 from unet_jax.polygons import Edges, Polygon, edges, join, polygons, select
@@ -30,7 +30,12 @@ class PreparedRows:
         """Reads the file once, for the percentiles."""
         self._rows, self._match = rows, predictor.match_channels
         self.shape = (*rows.shape[:2], int(predictor.card["channels"]))
-        self._range = self._measure(**predictor.percentiles)
+        how = predictor.normalisation
+        if not isinstance(how, Percentiles):
+            raise ValueError(
+                f"{rows.path}: the model normalises by {type(how).__name__}, for which it reads images whole"
+            )
+        self._range = self._measure(how.low, how.high)
 
     def _measure(self, low: float, high: float) -> tuple[float, float]:
         step, height = grid_step(self.shape[:2]), self.shape[0]

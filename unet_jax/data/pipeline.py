@@ -2,120 +2,15 @@
 
 import math
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8, UInt16
+from jaxtyping import Shaped
 
+from unet_jax.data.normalisation import Normalised
 from unet_jax.data.source import Source, Subset
 from unet_jax.data.tiles import Tile, cut, inside, owned, tiles
-
-_MANY = 2**22  # above 4 Mpx about 1 Mpx, evenly spread, decides the range
-
-
-def to_uint8(
-    image: UInt8[np.ndarray, "*s c"] | UInt16[np.ndarray, "*s c"] | Float32[np.ndarray, "*s c"],
-    *,
-    low: float = 1.0,
-    high: float = 99.8,
-) -> UInt8[np.ndarray, "*s c"]:
-    """Stretch a whole image so that its percentiles `low` and `high`, over all channels together, become 0 and 255.
-
-    out = round(255 clip((x - p_low) / (p_high - p_low), 0, 1)). Where the two percentiles are equal (a few bright spots
-    on black) minimum and maximum take their place; a constant image becomes 0. Images of 4 Mpx and more are measured on
-    an even grid of about 1 Mpx. Raises ValueError for infinite or missing numbers and for percentiles out of order.
-    """
-    if not 0 <= low < high <= 100:
-        raise ValueError(f"percentiles low={low}, high={high}: choose 0 <= low < high <= 100")
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        bad = int((~np.isfinite(image)).sum())
-        raise ValueError(f"{bad} values are infinite or not a number: replace them, for example with numpy.nan_to_num")
-    grid = (slice(None, None, grid_step(image.shape[:-1])),) * (image.ndim - 1)
-    bottom, top = np.percentile(image[grid], [low, high])
-    if top <= bottom:
-        bottom, top = float(image.min()), float(image.max())
-    return stretch(image, float(bottom), float(top))
-
-
-def grid_step(spatial: Sequence[int]) -> int:
-    """Every how many pixels along each axis of an image the percentiles of its grey levels are measured."""
-    pixels = int(np.prod(spatial))
-    return int(np.ceil((pixels / 2**20) ** (1 / len(spatial)))) if pixels >= _MANY else 1
-
-
-def stretch(image: Shaped[np.ndarray, "*s c"], bottom: float, top: float) -> UInt8[np.ndarray, "*s c"]:
-    """Map `bottom` to 0 and `top` to 255, clipped and rounded; 0 everywhere when top is not above bottom."""
-    if image.dtype.kind == "f":
-        return _stretch(image, bottom, top)
-    return _stretch(np.arange(np.iinfo(image.dtype).max + 1), bottom, top)[image]  # a table: no copy in floating point
-
-
-def _stretch(values: np.ndarray, bottom: float, top: float) -> np.ndarray:
-    if top <= bottom:
-        return np.zeros(values.shape, np.uint8)
-    share = np.clip(values, bottom, top).astype(np.float64, copy=False)
-    share -= bottom
-    share *= 255 / (top - bottom)
-    return np.rint(share, out=share).astype(np.uint8)
-
-
-class Normalised:
-    """The same source with every image through `to_uint8`, done once and kept in memory up to `cache_bytes`."""
-
-    def __init__(self, source: Source, *, low: float = 1.0, high: float = 99.8, cache_bytes: int = 2 * 2**30):
-        """Nothing is read before `preload` or the first use."""
-        self.source, self.low, self.high = source, low, high
-        self._images: dict[int, np.ndarray] = {}
-        self._room, self._lock = cache_bytes, threading.Lock()
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """One name an image, in order."""
-        return self.source.ids
-
-    @property
-    def channels(self) -> int:
-        """C, the same in every image."""
-        return self.source.channels
-
-    @property
-    def label_kind(self) -> str:
-        """What a label's numbers mean."""
-        return self.source.label_kind
-
-    @property
-    def columns(self) -> dict[str, tuple[str, ...]]:
-        """Further texts, one an image."""
-        return self.source.columns
-
-    def preload(self) -> "Normalised":
-        """Normalise every image now, so that one that cannot be is named before a training begins; returns itself."""
-        for i in range(len(self)):
-            self[i]
-        return self
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.source)
-
-    def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]:
-        """The sample at `index`, its image uint8; ValueError names the image."""
-        i = range(len(self))[index]
-        sample = dict(self.source[i])
-        image = self._images.get(i)
-        if image is None:
-            try:
-                image = to_uint8(sample["image"], low=self.low, high=self.high)
-            except ValueError as error:
-                raise ValueError(f"image {sample['id']}: {error}") from error
-            with self._lock:
-                if i not in self._images and image.nbytes <= self._room:
-                    image.flags.writeable = False
-                    self._images[i] = image
-                    self._room -= image.nbytes
-        return sample | {"image": image}
 
 
 def visits(source: Source, *, patch: tuple[int, ...]) -> Subset:
@@ -142,6 +37,7 @@ def train_batches(
     start_step: int = 0,
     rows: slice | None = None,
     threads: int = 1,
+    centred: float = 0.0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless random crops: image (B, *patch, C) uint8, label (B, *patch) int32, mask (B, *patch) bool, id (B,) text.
 
@@ -158,16 +54,20 @@ def train_batches(
         start_step: number of the first batch.
         rows: which rows of the whole batch to read, this process's part; None reads all.
         threads: readers in the background.
+        centred: share of the crops that lie around a pixel of an object, as near as the image's edge lets them. Each
+            value of the label (class or object) is equally likely, then each of its pixels: rare classes are seen.
     """
     import grain
 
     chosen = range(batch)[rows or slice(None)]
     if len(source) == 0 or not chosen:
         raise ValueError(f"{len(source)} images, {len(chosen)} rows of a batch of {batch}: nothing to train on")
+    if not 0 <= centred <= 1:
+        raise ValueError(f"centred={centred}: give the share of crops around objects, from 0 to 1")
     if min(patch) < 1:
         raise ValueError(f"patch {patch}: every axis needs at least one pixel")
     stream = grain.MapDataset.source(_normalised(source)).seed(seed).shuffle().repeat()
-    stream = stream.random_map(lambda sample, rng: _random_crop(sample, rng, patch))
+    stream = stream.random_map(lambda sample, rng: _random_crop(sample, rng, patch, centred))
     # Indexed by hand, not with .batch(), so that a process reads its own rows only, of the same whole batch.
     steps = grain.MapDataset.range(sys.maxsize // batch).map(
         lambda step: _stack([stream[step * batch + row] for row in chosen])
@@ -204,11 +104,11 @@ def eval_tiles(
 
 
 def _normalised(source: Source, **options: int) -> Source:
-    """The source itself if it, or what it is a part of, is normalised."""
+    """The source itself if it, or what it is a part of, says that its images are normalised."""
     inner = source
     while isinstance(inner, Subset):
         inner = inner.source
-    return source if isinstance(inner, Normalised) else Normalised(source, **options)
+    return source if getattr(inner, "normalised", False) else Normalised(source, **options)
 
 
 def _window(sample: dict[str, Any], tile: Tile, patch: tuple[int, ...]) -> dict[str, Any]:
@@ -226,18 +126,36 @@ def _window(sample: dict[str, Any], tile: Tile, patch: tuple[int, ...]) -> dict[
     }
 
 
-def _random_crop(sample: dict[str, Any], rng: np.random.Generator, patch: tuple[int, ...]) -> dict[str, Any]:
-    """A window uniformly among those within the image or, along an axis where it is smaller, among those around it."""
+def _random_crop(
+    sample: dict[str, Any], rng: np.random.Generator, patch: tuple[int, ...], centred: float = 0.0
+) -> dict[str, Any]:
+    """A window uniformly among those within the image or, along an axis where it is smaller, among those around it.
+
+    With the probability `centred` the window is the one of these nearest to being around a random labelled pixel.
+    """
     shape = sample["label"].shape
     if len(shape) != len(patch):
         raise ValueError(f"image {sample['id']} has {len(shape)} axes {shape}, the patch {patch}: give it as many")
     room = [n - p for n, p in zip(shape, patch, strict=True)]
     origin = [int(rng.integers(min(free, 0), max(free, 0) + 1)) for free in room]
+    if centred and rng.random() < centred and (pixel := _labelled(sample, rng)) is not None:
+        around = zip(pixel, patch, room, strict=True)
+        origin = [min(max(at - p // 2, min(free, 0)), max(free, 0)) for at, p, free in around]
     if min(room) >= 0:
         return {name: cut(sample[name], origin, patch) for name in ("image", "label", "mask")} | {"id": sample["id"]}
     start = tuple(max(o, 0) for o in origin)
     stop = tuple(min(o + p, n) for o, p, n in zip(origin, patch, shape, strict=True))
     return _window(sample, Tile(tuple(origin), start, stop), patch)
+
+
+def _labelled(sample: dict[str, Any], rng: np.random.Generator) -> tuple[int, ...] | None:
+    """A pixel that is not background: of a random value of the label, any pixel that counts; None without one."""
+    label = np.where(sample["mask"], sample["label"], 0).ravel()
+    values = np.flatnonzero(np.bincount(label)[1:]) + 1
+    if not len(values):
+        return None
+    pixels = np.flatnonzero(label == rng.choice(values))
+    return tuple(int(i) for i in np.unravel_index(rng.choice(pixels), sample["label"].shape))
 
 
 def _stack(samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
