@@ -28,7 +28,15 @@ _KNOWN = {
 
 
 class Refused(ValueError):
-    """A file that is understood and not accepted; its message states the mend and gets the file's name in front."""
+    """A file that is understood and not accepted; its message states the mend and gets the file's name in front.
+
+    `fault` is a short word for what is wrong, by which `unet_jax.doctor` sorts its findings.
+    """
+
+    def __init__(self, message: str, *, fault: str = "unreadable"):
+        """Keep the word beside the message."""
+        super().__init__(message)
+        self.fault = fault
 
 
 class Raw(NamedTuple):
@@ -47,7 +55,7 @@ def decode(path: Path) -> Raw:
         head = file.read(32)
         if not head:
             raise Refused("is empty (0 bytes): copy it again")
-        content = next((name for magic, name in _KNOWN.items() if head.startswith(magic)), "no image known here")
+        content = content_of(head)
         file.seek(0)
         if content == "PNG":
             return _decode_png(file, head)
@@ -56,6 +64,11 @@ def decode(path: Path) -> Raw:
         if content == "TIFF":
             return _decode_tiff(file)
     raise Refused(f"holds {content}, whatever its name says: convert it to PNG or TIFF")
+
+
+def content_of(head: bytes) -> str:
+    """What a file is by its first 32 bytes: PNG, JPEG, TIFF, or words for anything else."""
+    return next((name for magic, name in _KNOWN.items() if head.startswith(magic)), "no image known here")
 
 
 def _check_size(height: int, width: int, channels: int = 1) -> None:

@@ -24,24 +24,13 @@ def read_image(
     is applied. Raises FileNotFoundError, and ValueError for a file that is damaged, no image, a stack, or too large.
     """
     path = Path(path)
-    with _named(path):
+    with named(path):
         raw = decode(path)
-        values = raw.values
-        if raw.palette is not None:
-            values = _colours(raw)
-        elif raw.bits < 8 and values.dtype.kind in "ub":
-            values = values.astype(np.uint8) * np.uint8(255 // (2**raw.bits - 1))
-        if values.dtype.kind not in "uif":
-            raise Refused(f"holds numbers of type {values.dtype}: save it as 8-bit, 16-bit or float32")
-        if values.dtype not in (np.uint8, np.uint16, np.float32):
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported where it is used
-                values = values.astype(np.float32)
-        values = values if values.ndim == 3 else values[..., None]
-        values = np.ascontiguousarray(values[..., :-1] if raw.alpha else values)
+        image = image_of(raw)
     if raw.alpha:
         with _ALPHA_LOCK:
             _warn_alpha(path.resolve().parent)
-    return values
+    return image
 
 
 def read_label(path: str | Path) -> Integer[np.ndarray, "h w"]:
@@ -51,34 +40,55 @@ def read_label(path: str | Path) -> Integer[np.ndarray, "h w"]:
     Raises FileNotFoundError, and ValueError as `read_image` and for lossy files, colours, fractions and drawn alpha.
     """
     path = Path(path)
-    with _named(path):
-        raw = decode(path)
-        if raw.lossy:
-            raise Refused(
-                f"is compressed with {raw.lossy}, which alters label values: export the mask again as PNG from the "
-                "program that drew it"
-            )
-        values = raw.values
-        if raw.palette is not None and not np.ptp(raw.palette[np.unique(values)], axis=-1).any():
-            values = _colours(raw)
-        if values.ndim == 3:
-            values = _grey(values, alpha=raw.alpha)
-        if values.dtype.kind == "f":
-            values = _whole(values)
-        if values.dtype.kind not in "uib":
-            raise Refused(f"holds numbers of type {values.dtype}: save the mask with 8 or 16 bit integers")
-        return np.ascontiguousarray(values.astype(np.uint8) if values.dtype.kind == "b" else values)
+    with named(path):
+        return label_of(decode(path))
+
+
+def image_of(raw: Raw) -> UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
+    """The image in a decoded file, as `read_image` gives it; Refused for numbers that are none."""
+    values = raw.values
+    if raw.palette is not None:
+        values = _colours(raw)
+    elif raw.bits < 8 and values.dtype.kind in "ub":
+        values = values.astype(np.uint8) * np.uint8(255 // (2**raw.bits - 1))
+    if values.dtype.kind not in "uif":
+        raise Refused(f"holds numbers of type {values.dtype}: save it as 8-bit, 16-bit or float32")
+    if values.dtype not in (np.uint8, np.uint16, np.float32):
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported where it is used
+            values = values.astype(np.float32)
+    values = values if values.ndim == 3 else values[..., None]
+    return np.ascontiguousarray(values[..., :-1] if raw.alpha else values)
+
+
+def label_of(raw: Raw) -> Integer[np.ndarray, "h w"]:
+    """The label in a decoded file, as `read_label` gives it; Refused for what holds no certain numbers."""
+    if raw.lossy:
+        raise Refused(
+            f"is compressed with {raw.lossy}, which alters label values: export the mask again as PNG from the "
+            "program that drew it",
+            fault="lossy-mask",
+        )
+    values = raw.values
+    if raw.palette is not None and not np.ptp(raw.palette[np.unique(values)], axis=-1).any():
+        values = _colours(raw)
+    if values.ndim == 3:
+        values = _grey(values, alpha=raw.alpha)
+    if values.dtype.kind == "f":
+        values = _whole(values)
+    if values.dtype.kind not in "uib":
+        raise Refused(f"holds numbers of type {values.dtype}: save the mask with 8 or 16 bit integers")
+    return np.ascontiguousarray(values.astype(np.uint8) if values.dtype.kind == "b" else values)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Give every failure of a decoder the file's name and a mend."""
     try:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except Refused as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise Refused(f"{path}: {error}", fault=error.fault) from None
     except MemoryError:
         raise
     except Exception as error:
@@ -105,11 +115,15 @@ def _colours(raw: Raw) -> UInt8[np.ndarray, "h w 3"]:
 
 def _grey(values: np.ndarray, *, alpha: bool) -> np.ndarray:
     if alpha and np.ptp(values[..., -1]):
-        raise Refused("has a varying alpha channel: flatten it on black and save it as 8-bit grey PNG")
+        raise Refused(
+            "has a varying alpha channel: flatten it on black and save it as 8-bit grey PNG", fault="alpha-mask"
+        )
     colours = values[..., :-1] if alpha else values
     if (colours != colours[..., :1]).any():
         raise Refused(
-            "is a colour drawing, its red, green and blue differ: save it as grey PNG with one number a class or object"
+            "is a colour drawing, its red, green and blue differ: save it as grey PNG with one number a class or "
+            "object",
+            fault="colour-mask",
         )
     return colours[..., 0]
 
@@ -117,6 +131,7 @@ def _grey(values: np.ndarray, *, alpha: bool) -> np.ndarray:
 def _whole(values: np.ndarray) -> np.ndarray:
     if not (np.isfinite(values).all() and (values == np.rint(values)).all() and np.abs(values).max(initial=0) < 2**31):
         raise Refused(
-            "holds fractions, where ids or classes must be whole numbers: round it and save it as 16-bit TIFF"
+            "holds fractions, where ids or classes must be whole numbers: round it and save it as 16-bit TIFF",
+            fault="fraction-mask",
         )
     return values.astype(np.int32)

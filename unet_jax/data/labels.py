@@ -99,7 +99,7 @@ def _ids_or_classes(used: Sequence[Values], found: Sequence[int]) -> str:
 def fault_of(file: Values, kind: str | None, *, classes: int | None = None) -> str:
     """Why a label cannot be of this kind (None: not known yet), with the mend, or "" when it can."""
     values = file.values
-    if _anti_aliased(file, kind):
+    if anti_aliased(file, kind):
         return (
             f"holds greys between 0 and 255 ({len(values)} values: {_listed(values)}), as an anti-aliased, resized or "
             'once JPEG-compressed mask does: threshold it, python -c "import sys; from PIL import Image; '
@@ -119,7 +119,7 @@ def fault_of(file: Values, kind: str | None, *, classes: int | None = None) -> s
     return ""
 
 
-def _anti_aliased(file: Values, kind: str | None) -> bool:
+def anti_aliased(file: Values, kind: str | None) -> bool:
     """White and greys between it and black, white outweighing them; in an id map 255 is but one object of many."""
     if not file.small or len(file.values) < 3 or kind == "classes":
         return False

@@ -4,7 +4,7 @@ import csv
 import os
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,27 +23,67 @@ class Pair(NamedTuple):
     label: Path
 
 
+class Matched(NamedTuple):
+    """What lies in a folder: pairs, files without their other half, two files of one name, and what is not read."""
+
+    pairs: list[Pair]
+    images: list[Path]
+    masks: list[Path]
+    doubles: list[tuple[Path, Path]]
+    slashed: list[Path]
+    ignored: list[Path]
+    rooms: tuple[Path, Path]
+
+
+def match(folder: Path) -> Matched:
+    """Sort out the files of a folder, whatever is wrong with them; find_pairs raises what is.
+
+    Raises FileNotFoundError or ValueError only where images/ or labels/ are missing or both labels/ and masks/ there.
+    """
+    rooms = image_folder, label_folder = _rooms(folder)
+    images, labels = _by_stem(image_folder), _by_stem(label_folder)
+    named = _without_suffix(labels.files, images.files)
+    return Matched(
+        [
+            Pair(stem, images.files[stem], named.files[stem])
+            for stem in sorted(images.files.keys() & named.files.keys())
+        ],
+        [images.files[stem] for stem in sorted(images.files.keys() - named.files.keys())],
+        [named.files[stem] for stem in sorted(named.files.keys() - images.files.keys())],
+        images.doubles + labels.doubles + named.doubles,
+        images.slashed + labels.slashed,
+        images.ignored + labels.ignored,
+        rooms,
+    )
+
+
 def find_pairs(folder: Path) -> list[Pair]:
     """Images and labels of the same name, sorted by name.
 
     A label may end in `_mask`, `_label` or `_seg`. Raises FileNotFoundError or ValueError, naming up to five files.
     """
-    image_folder, label_folder = _rooms(folder)
-    images = _by_stem(image_folder)
-    labels = _by_stem(label_folder, images)
-    if not images:
+    found = match(folder)
+    image_folder, label_folder = found.rooms
+    for path in found.slashed:
+        raise ValueError(f"{path}: its name has a backslash, which other systems read as a folder: rename it")
+    for one, other in found.doubles:
+        raise ValueError(f"{one} and {other} are both for {_stem(one.name)}: rename or take away one of them")
+    if found.ignored:
+        what = _some(found.ignored, "entry", "entries")
+        warnings.warn(f"{what} ignored: only files ending in {' '.join(EXTENSIONS)} are read", stacklevel=4)
+    if not found.pairs and not found.images:
         raise ValueError(f"{image_folder}: no images in it, found {_found(image_folder)}; {LAYOUT}")
-    if lonely := [images[stem] for stem in sorted(images.keys() - labels.keys())]:
+    if lonely := found.images:
         raise ValueError(
             f"{_some(lonely, 'image')} without a mask in {label_folder}: add the missing mask (all zero where there is "
             "nothing), give it the image's name, or take the image away"
         )
-    if lonely := [labels[stem] for stem in sorted(labels.keys() - images.keys())]:
+    if lonely := found.masks:
         raise ValueError(
             f"{_some(lonely, 'mask')} without an image in {image_folder}: add the missing image, give the mask the "
             "image's name, or take the mask away"
         )
-    return [Pair(stem, images[stem], labels[stem]) for stem in sorted(images)]
+    return found.pairs
 
 
 def read_index(path: Path, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -99,29 +139,43 @@ def _stem(name: str) -> str:
     return unicodedata.normalize("NFC", stem if extension.lower() in EXTENSIONS else name)
 
 
-def _by_stem(folder: Path, images: dict[str, Path] | None = None) -> dict[str, Path]:
-    """Files by the id they belong to; for labels, `images` decides whether a suffix is part of the name."""
-    files: dict[str, Path] = {}
-    ignored = []
+class _Files(NamedTuple):
+    files: dict[str, Path]
+    doubles: list[tuple[Path, Path]]
+    slashed: list[Path]
+    ignored: list[Path]
+
+
+def _by_stem(folder: Path) -> _Files:
+    """Files by their name without the extension, and those that cannot be taken."""
+    found = _Files({}, [], [], [])
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini"):
             continue
-        if path.suffix.lower() not in EXTENSIONS or path.is_dir():
-            ignored.append(path)
-            continue
         stem = _stem(path.name)
-        if "\\" in stem:
-            raise ValueError(f"{path}: its name has a backslash, which other systems read as a folder: rename it")
-        if images is not None and stem not in images:
+        if path.suffix.lower() not in EXTENSIONS or path.is_dir():
+            found.ignored.append(path)
+        elif "\\" in stem:
+            found.slashed.append(path)
+        elif stem in found.files:
+            found.doubles.append((found.files[stem], path))
+        else:
+            found.files[stem] = path
+    return found
+
+
+def _without_suffix(labels: dict[str, Path], images: Collection[str]) -> _Files:
+    """Labels by the image they belong to, which decides whether a suffix is part of the name."""
+    found = _Files({}, [], [], [])
+    for stem, path in labels.items():
+        if stem not in images:
             bare = next((stem.removesuffix(suffix) for suffix in LABEL_SUFFIXES if stem.endswith(suffix)), stem)
             stem = bare if bare in images else stem
-        if stem in files:
-            raise ValueError(f"{files[stem]} and {path} are both for {stem}: rename or take away one of them")
-        files[stem] = path
-    if ignored:
-        what = _some(ignored, "entry", "entries")
-        warnings.warn(f"{what} ignored: only files ending in {' '.join(EXTENSIONS)} are read", stacklevel=5)
-    return files
+        if stem in found.files:
+            found.doubles.append((found.files[stem], path))
+        else:
+            found.files[stem] = path
+    return found
 
 
 def _some(things: Sequence[str | Path], one: str, many: str = "") -> str:
