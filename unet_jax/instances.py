@@ -131,6 +131,26 @@ def separate_offset(
     return _finish(_grow(np.zeros(shape), _largest_pieces(seeds), inside), min_area)
 
 
+def separate_flow(
+    foreground: Map, flow: Float[np.ndarray, "*s n"], *, threshold: float = 0.5, **options: float
+) -> Label:
+    """Each foreground pixel follows the flow (see `flows.follow`) and votes for the place where it comes to rest.
+
+    Args:
+        foreground: (*S) probability.
+        flow: (*S, n) direction to the centre of the object, at most about a pixel long, one component an axis of S.
+        threshold: pixels at or above it are foreground.
+        **options: of `separate_offset`.
+
+    Returns:
+        (*S) ids.
+    """
+    from unet_jax.flows import follow
+
+    way = follow(flow, foreground >= threshold)
+    return separate_offset(foreground, way, threshold=threshold, **options)
+
+
 def _crowds(seats: np.ndarray, shape: tuple, *, sigma: float, saddle: float, min_votes: float) -> np.ndarray:
     """Where votes (N, n) crowd on a grid of `shape`: numbered, 0 elsewhere; see `separate_offset`."""
     votes = np.bincount(np.ravel_multi_index(tuple(seats.T), shape), minlength=math.prod(shape)).reshape(shape)
