@@ -23,15 +23,17 @@ from typing import Any, Literal
 import jax
 import optax
 
-from unet_jax import augment, losses, metrics, parallel, targets, training
+from unet_jax import augment, losses, metrics, object_scores, parallel, training, tuning
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
 from unet_jax.data.source import Source, count_kinds, split
 from unet_jax.evaluation import evaluate
+from unet_jax.heads import HEADS
 from unet_jax.logs import MetricsLog, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
 from unet_jax.models import UNet, to_spec
 from unet_jax.models.unet import check_size
+from unet_jax.prediction import Predictor
 from unet_jax.scorecard import draw, write_results
 from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
 
@@ -69,12 +71,15 @@ class Config:
     """Images a step, over all devices: the recipe's 8 also suits 2 to 8 devices."""
     patch: int = 256
     """Side of the training crop in pixels: the recipe's size, which 4 levels divide."""
+    target: Literal["foreground", "border", "distance", "flow"] | None = None
+    """What tells touching objects apart, see unet_jax/heads.py; flow, the best of them on real cells, where the masks
+    number the objects, else foreground."""
     widths: tuple[int, ...] | None = None
     """Filters of each level, the last at the bottom: one down-sampling less than there are numbers."""
     loss: Literal["dice", "bce", "focal", "dice+bce"] | None = None
     """Dice alone is the recipe; adding cross-entropy learns faster in a short training."""
     norm: Literal["none", "batch", "group"] | None = None
-    """Normalisation after every convolution; batch makes short trainings possible."""
+    """Normalisation after every convolution; group looks at each image alone, which suits sets of many stains."""
     dropout: float = 0.0
     """Share of features dropped at the two deepest levels; 0.3 to 0.5 helps when there are few images."""
     upsample: Literal["transpose", "resize"] = "transpose"
@@ -93,11 +98,11 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
-        "epochs": 60, "max_minutes": 9.0, "widths": (16, 32, 64, 128, 256), "loss": "dice+bce", "norm": "batch",
+        "epochs": 60, "max_minutes": 9.0, "widths": (16, 32, 64, 128, 256), "loss": "dice+bce", "norm": "group",
         "learning_rate": 2e-3, "schedule": "cosine",
     },
     "paper": {
-        "epochs": 100, "max_minutes": None, "widths": (64, 128, 256, 512, 1024), "loss": "dice", "norm": "batch",
+        "epochs": 100, "max_minutes": None, "widths": (64, 128, 256, 512, 1024), "loss": "dice", "norm": "group",
         "learning_rate": 1e-4, "schedule": "constant",
     },
 }  # fmt: skip
@@ -150,19 +155,33 @@ def open_source(config: Config) -> Source:
     return FolderSource(Path(data), label_kind=config.label_kind, ignore=config.ignore).preload()
 
 
+def target_for(target: str | None, label_kind: str) -> str:
+    """The target of the config, or the best that the masks allow; ValueError for one that they do not."""
+    if label_kind == "instances" or target == "foreground":
+        return target or "flow"
+    if target is not None:
+        raise ValueError(
+            f"--target {target} needs masks in which every object has its own number, these are {label_kind}: choose "
+            "--target foreground, or --label-kind instances if the numbers are objects"
+        )
+    return "foreground"
+
+
 def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
     """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
-    model = UNet(config.widths, norm=config.norm, dropout=config.dropout, upsample=config.upsample, dtype=config.dtype)
+    head = HEADS[config.target]
+    model = UNet(
+        config.widths, head.outputs(rank=2), config.norm, config.dropout, upsample=config.upsample, dtype=config.dtype
+    )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),
         training.scheduled(config.learning_rate, planned_steps, shape=config.schedule),
     )
-    loss = LOSSES[config.loss]
+    loss = partial(head.loss, LOSSES[config.loss])
     changes = augment.strong() if config.augment else None
-    count = partial(metrics.confusion, num_classes=2)
-    step = training.make_train_step(model, optimizer, loss, target=targets.foreground, augment=changes)
-    eval_step = training.make_eval_step(model, loss, count, target=targets.foreground)
+    step = training.make_train_step(model, optimizer, loss, target=head.target, augment=changes)
+    eval_step = training.make_eval_step(model, loss, head.count, target=head.target, classify=head.classify)
     return model, optimizer, step, eval_step
 
 
@@ -171,6 +190,7 @@ def main(config: Config) -> int:
     config = resolve(config, jax.default_backend())
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
     source = Normalised(open_source(config)).preload()
+    config = dataclasses.replace(config, target=target_for(config.target, source.label_kind))
     parts = split(source)
     announce(config, parts)
     if source.label_kind == "classes":
@@ -235,7 +255,7 @@ def train(
         print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
         return 128 + stop.signal
     state, card = checkpoints.restore(state, which="best")
-    finish(config, card, score, state, parts["test"], position)
+    finish(config, card, score, state, parts, position, checkpoints)
     return 0
 
 
@@ -257,6 +277,7 @@ def make_card(config: Config, model: UNet, source: Source) -> dict[str, Any]:
         "channels": source.channels,
         "normalisation": {"method": "percentile", "low": 1.0, "high": 99.8, "over": "all channels of the image"},
         "classes": ["background", "cell"],
+        "head": config.target,
         "label_map": {"0": "background", "every other value": "cell"},
         "patch": [config.patch, config.patch],
         "config": plain(config),
@@ -265,14 +286,25 @@ def make_card(config: Config, model: UNet, source: Source) -> dict[str, Any]:
 
 
 def finish(
-    config: Config, card: dict[str, Any], score: Any, state: training.State, test: Source, position: Position
-) -> None:
-    """Score the test split once with the best checkpoint, and write results and pictures."""
-    began = time.perf_counter()
+    config: Config, card: dict[str, Any], score: Any, state: training.State, parts: dict[str, Source],
+    position: Position, checkpoints: Checkpoints,
+) -> None:  # fmt: skip
+    """Choose how objects are separated on the validation split, score the test split once; results and pictures."""
+    test, began = parts["test"], time.perf_counter()
     result = score(state, test, keep_predictions=True)
+    objects = None
+    if test.label_kind == "instances":
+        predictor = Predictor({"params": state.params, **state.model_state}, card, batch=config.batch)
+        print("choosing how to separate objects, on the validation images", flush=True)
+        found = tuning.tune(predictor, parts["val"])
+        checkpoints.amend(found)
+        labels, counts = tuning.separate_all(Predictor(predictor.variables, card | found, batch=config.batch), test)
+        objects = object_scores.summarise(counts)
+        result = dataclasses.replace(result, predictions=labels)
     chosen = card["position"]
     facts = {
         "best": {"epoch": chosen["epoch"], "val_iou": chosen["best_score"]},
+        "objects": objects,
         "epochs": position.epoch,
         "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
         "device": parallel.device_name(),
@@ -287,6 +319,11 @@ def finish(
         f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "
         f"Dice {scores['dice_pooled']:.4f} pooled, {scores['dice_mean']:.4f} mean over images"
     )
+    if objects is not None:
+        print(
+            f"objects: AP {objects['ap_pooled']['0.50']:.3f} at IoU .50 and {objects['ap_pooled']['0.75']:.3f} at .75, "
+            f"pooled; {objects['predicted']:,} found, {objects['objects']:,} true"
+        )
     print(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
 
 

@@ -144,7 +144,8 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_file(run, folder, monkeypat
 
 
 def test_a_grey_image_for_a_model_of_colours_and_the_threshold_of_the_card(tmp_path, folder):
-    run = save_run(tmp_path / "rgb", bright_variables(SMALL, 3), card(SMALL, channels=3) | {"threshold": 0.25})
+    own = card(SMALL, channels=3) | {"separation": {"threshold": 0.25}}
+    run = save_run(tmp_path / "rgb", bright_variables(SMALL, 3), own)
     assert cli.predict(config(run, folder)) == 0
     assert json.loads((tmp_path / "out" / "predict.json").read_text())["threshold"] == 0.25
     np.testing.assert_array_equal(read_label(tmp_path / "out/labels/a.tif") > 0, bright(SIZES["a"]) > 100)

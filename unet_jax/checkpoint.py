@@ -6,6 +6,7 @@ needs nothing else. The two latest and the best checkpoints are kept. A save tha
 a final name.
 """
 
+import json
 import math
 import subprocess
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 import unet_jax
+from unet_jax.logs import write_json
 from unet_jax.training import State
 
 CARD_FORMAT = 1
@@ -60,6 +62,13 @@ class Checkpoints:
         )
         restored = self._manager.restore(step, args=items)
         return restored.state, dict(restored.card)
+
+    def amend(self, changes: Mapping[str, Any], *, which: str = "best") -> None:
+        """Add `changes` to the card of a checkpoint: what was found out after it was saved."""
+        self.wait()
+        step = self._manager.latest_step() if which == "latest" else self._manager.best_step()
+        path = self.folder / str(step) / "card" / "metadata"
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
 
     def latest_step(self) -> int | None:
         """Step of the newest whole checkpoint, or None."""

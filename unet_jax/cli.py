@@ -63,7 +63,7 @@ def predict(config: Predict) -> int:
     predictor = Predictor.load(config.model, tile=tile, overlap=config.overlap, batch=config.batch, tta=config.tta)
     names = [field.name for field in dataclasses.fields(Wanted) if field.name != "spread"]
     wanted = Wanted(spread=config.probabilities and config.tta, **{name: getattr(config, name) for name in names})
-    threshold = config.threshold or float(predictor.card.get("threshold", 0.5))
+    threshold = config.threshold or predictor.threshold
     with tqdm(total=len(inputs), unit="image", disable=None) as bar:  # None: only on a terminal
         report = predict_files(
             predictor, inputs, config.output, wanted, threshold=threshold, tick=bar.update,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer
 
 from unet_jax import parallel
 from unet_jax.data.pipeline import eval_tiles
@@ -20,7 +20,7 @@ class Evaluation:
 
     loss: float
     counts: Int[np.ndarray, "n k k"]
-    predictions: list[UInt8[np.ndarray, "..."]]
+    predictions: list[Integer[np.ndarray, "..."]]
 
 
 def evaluate(

@@ -31,15 +31,10 @@ class Head(NamedTuple):
     loss: Callable[..., Array]  # (base loss, logits, target, mask) -> (B,)
     separate: Callable[..., Any]
     grid: Mapping[str, tuple[float, ...]]
-    class_names: tuple[str, ...] = ("background", "cell")
+    classes: int = 2  # the leading logits, background first
     map_size: Callable[[int], int] = lambda rank: 0  # components of the map
     scale: float = 1.0  # of the map, from the network's output to values
     vectors: bool = False  # the map is a vector an axis, which turns with the image
-
-    @property
-    def classes(self) -> int:
-        """Number of classes, background included."""
-        return len(self.class_names)
 
     def outputs(self, rank: int) -> int:
         """Channels of the network's last layer for images of `rank` spatial axes."""
@@ -108,7 +103,7 @@ HEADS: dict[str, Head] = {
         _weighted,
         instances.separate_border,
         {"seed": (0.5, 0.6, 0.7, 0.8), "threshold": THRESHOLDS, "min_area": (0, 10, 20)},
-        class_names=("background", "cell", "border between cells"),
+        classes=3,
     ),
     "distance": Head(
         partial(_map_target, lambda label: targets.distance(label) / _PIXELS),

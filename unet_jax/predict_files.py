@@ -5,6 +5,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from unet_jax import outputs
 from unet_jax.data.images import read_image
 from unet_jax.data.rows import tiff_pixels
 from unet_jax.inputs import Input
-from unet_jax.instances import separate_foreground
-from unet_jax.prediction import Predictor, foreground
+from unet_jax.prediction import Predictor
 from unet_jax.results import Results, Wanted
-from unet_jax.stitching import Separate
 from unet_jax.streaming import Progress, predict_stream, predict_stream_classes
 
 STREAM_PIXELS = 2**25  # a TIFF above this is done in bands
@@ -84,17 +83,16 @@ def predict_files(
     return report
 
 
-def separator(threshold: float) -> Separate:
-    """The function that makes objects of probabilities (*S, K): the connected pieces of the foreground."""
-    return lambda probabilities: separate_foreground(foreground(probabilities), threshold=threshold)
-
-
 def _predict_small(
     predictor: Predictor, items: Sequence[Input], results: Results, threshold: float, report: Report, tick: Callable
 ) -> None:
     """Whole images, their tiles packed into common batches; reading and writing go on meanwhile."""
     under_way: deque[tuple[Input, np.ndarray]] = deque()
-    options = {"separate": separator(threshold), "threshold": threshold, "kind": predictor.object_name}
+    options = {
+        "separate": partial(predictor.objects, threshold=threshold),
+        "threshold": threshold,
+        "kind": predictor.object_name,
+    }
 
     def read(item: Input) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(item.path)
@@ -154,7 +152,7 @@ def _predict_large(
     try:
         if results.wanted.instances:
             rooms = {"objects": paths[outputs.OBJECTS], "shapes": paths[outputs.POLYGONS]}
-            options |= {"separate": separator(threshold), **rooms}
+            options |= {"separate": partial(predictor.separate, threshold=threshold), **rooms, **predictor.stitching}
             row = predict_stream(predictor, item.path, paths[outputs.LABELS], **options)
         else:
             row = predict_stream_classes(predictor, item.path, paths[outputs.LABELS], threshold=threshold, **options)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,22 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Float32, Shaped, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8
 
-from unet_jax import parallel
+from unet_jax import heads, parallel
 from unet_jax.blending import Apply, Band, Rows, blend, whole
 from unet_jax.data import normalisation
+from unet_jax.instances import separate_foreground
 from unet_jax.model_folder import read_model, write_model
 from unet_jax.models import from_spec
-from unet_jax.training import to_unit
-
-VIEWS = 8  # of test-time augmentation
+from unet_jax.views import VIEWS, activate, forward, forward_tta
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """Probabilities of one image: (*S, K), K = 1 (of the object class) or one a class, the background first.
+
+    `values` (*S, V) is what the model's head tells of objects (see `heads`): for a model of plain classes the same.
 
     `spread` (*S), of test-time augmentation only, is the standard deviation over the eight views, of the class in which
     it is largest.
@@ -37,6 +36,7 @@ class Prediction:
     probabilities: Float32[np.ndarray, "*s k"]
     classes: tuple[str, ...]
     spread: Float32[np.ndarray, "*s"] | None = None
+    values: Float32[np.ndarray, "*s v"] | None = None
 
     @property
     def foreground(self) -> Float32[np.ndarray, "*s"]:
@@ -108,8 +108,38 @@ class Predictor:
     def run(self, images: Iterable[Rows]) -> Iterator[Prediction]:
         """Predict images that went through `prepare`, in order; their tiles share batches."""
         for values in whole(self.bands(images)):
-            probabilities = self.probabilities(values)
-            yield Prediction(probabilities, tuple(self.card["classes"]), values[..., -1] if self.tta else None)
+            spread = values[..., -1] if self.tta else None
+            yield Prediction(self.probabilities(values), tuple(self.card["classes"]), spread, self.values(values))
+
+    def objects(self, prediction: Prediction, **options: float) -> Int32[np.ndarray, "*s"]:
+        """Label image of a prediction: ids 1..n of its objects; `options` as in `separate`."""
+        return self.separate(prediction.probabilities if prediction.values is None else prediction.values, **options)
+
+    def separate(self, values: Float32[np.ndarray, "*s v"], **options: float) -> Int32[np.ndarray, "*s"]:
+        """Objects from `values`, by the head of the card, with the card's options or these in their place.
+
+        A model of plain classes knows `threshold` and `min_area` only: its objects are connected pieces.
+        """
+        chosen = {**self.card.get("separation", {}), **options}
+        if self.head is None:
+            return separate_foreground(foreground(values), **chosen)
+        return self.head.separate(values, **chosen)
+
+    @cached_property
+    def head(self) -> heads.Head | None:
+        """The head of the card; None for a model of plain classes."""
+        return heads.head_of(self.card)
+
+    @property
+    def stitching(self) -> dict[str, float]:
+        """How windows of a large image share rows, for `predict_stream`: connected pieces meet in a single row."""
+        plain = self.head is None or self.head is heads.HEADS["foreground"]
+        return {} if plain else {"overlap": 128, "agree": 0.25}
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a pixel is foreground, as the card has it."""
+        return float(self.card.get("separation", {}).get("threshold", 0.5))
 
     def bands(self, images: Iterable[Rows]) -> Iterator[Band]:
         """The same in bands along the first axis; with tta the spread is the last of the values."""
@@ -118,9 +148,15 @@ class Predictor:
             self._apply, images, patch=self.output_size, overlap=self.overlap, batch=self._tiles, context=context
         )
 
-    def probabilities(self, values: Float32[np.ndarray, "*s k"]) -> Float32[np.ndarray, "*s _"]:
-        """The values of a band without the spread."""
-        return values[..., :-1] if self.tta else values
+    def values(self, band: Float32[np.ndarray, "*s k"]) -> Float32[np.ndarray, "*s _"]:
+        """The values of a band without the spread, for `separate`."""
+        return band[..., :-1] if self.tta else band
+
+    def probabilities(self, band: Float32[np.ndarray, "*s k"]) -> Float32[np.ndarray, "*s _"]:
+        """The probabilities in the values of a band."""
+        if self.head is None:
+            return self.values(band)
+        return np.stack([band[..., 0], 1 - band[..., 0]], axis=-1)
 
     def prepare(self, image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "*s c"]:
         """The image as the network was trained to see it: its channels, and its grey levels in 8 bits."""
@@ -206,42 +242,13 @@ class Predictor:
         mesh = parallel.data_mesh(self._tiles * VIEWS if self.tta else self._tiles)
         rows = parallel.split(mesh)
         variables = jax.device_put(dict(self.variables), parallel.replicated(mesh))
-        forward = jax.jit(partial(_forward_tta, self.model, rows) if self.tta else partial(_forward, self.model))
+        vectors = self.head.map_size(len(self.input_size)) if self.head and self.head.vectors else 0
+        plain = partial(forward, self.model, self.head.values if self.head else activate)
+        apply = jax.jit(partial(forward_tta, plain, rows, vectors=vectors) if self.tta else plain)
         where = parallel.replicated(mesh) if self.tta else rows  # tta spreads the views
-        return lambda batch: forward(variables, jax.device_put(batch, where))
+        return lambda batch: apply(variables, jax.device_put(batch, where))
 
 
 def export_model(predictor: Predictor, folder: str | Path, *, dtype: str = "float16") -> None:
     """Write the predictor's model as a small folder that `Predictor.load` reads: see `model_folder.write_model`."""
     write_model(predictor.variables, predictor.card, folder, dtype=dtype)
-
-
-def activate(logits: Float[Array, "b *s k"]) -> Float[Array, "b *s k"]:
-    """Probabilities: the sigmoid of a single logit, else the softmax."""
-    return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, axis=-1)
-
-
-def _forward(model: nn.Module, variables: Any, image: Array) -> Array:
-    return activate(model.apply(variables, to_unit(image), train=False))
-
-
-def _forward_tta(model: nn.Module, rows: NamedSharding, variables: Any, image: Array) -> Array:
-    """Mean over the views, and behind it their spread; all views in one call of the network."""
-    axes = tuple(range(1, image.ndim - 1))
-    views = list(itertools.product((False, True), repeat=3))  # two axes: swap them, flip each; three: flip each
-    seen = jnp.concatenate([_turn(image, view, axes) for view in views])
-    seen = _forward(model, variables, jax.lax.with_sharding_constraint(seen, rows))
-    back = [_turn_back(part, view, axes) for part, view in zip(jnp.split(seen, VIEWS), views, strict=True)]
-    stack = jnp.stack(back)
-    return jnp.concatenate([stack.mean(axis=0), stack.std(axis=0).max(axis=-1, keepdims=True)], axis=-1)
-
-
-def _turn(image: Array, view: tuple[bool, ...], axes: tuple[int, ...]) -> Array:
-    if len(axes) == 2 and view[0]:
-        image = image.swapaxes(*axes)
-    return jnp.flip(image, [axis for axis, on in zip(axes, view[-len(axes) :], strict=True) if on])
-
-
-def _turn_back(image: Array, view: tuple[bool, ...], axes: tuple[int, ...]) -> Array:
-    image = jnp.flip(image, [axis for axis, on in zip(axes, view[-len(axes) :], strict=True) if on])
-    return image.swapaxes(*axes) if len(axes) == 2 and view[0] else image

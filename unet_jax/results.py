@@ -7,7 +7,7 @@ spread/NAME.tif; objects.csv and summary.csv over all images in it; predict.json
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,6 @@ from unet_jax.logs import plain, write_json
 from unet_jax.measure import measure, table
 from unet_jax.polygons import trace
 from unet_jax.prediction import Prediction, class_map
-from unet_jax.stitching import Separate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +78,18 @@ class Results:
         return {room: path for room, path in paths.items() if self.wanted.overwrite or not path.exists()}
 
     def write(
-        self, name: str, image: np.ndarray, prediction: Prediction, *, separate: Separate, threshold: float, kind: str
+        self,
+        name: str,
+        image: np.ndarray,
+        prediction: Prediction,
+        *,
+        separate: Callable[..., np.ndarray],
+        threshold: float,
+        kind: str,
     ) -> dict[str, object]:
         """Write what is missing of one image, and give its row of summary.csv; `kind` is what an object is called."""
         if self.wanted.instances:
-            label = separate(prediction.probabilities)
+            label = separate(prediction)
             columns = table(measure(label, image, prediction.foreground))
         else:
             label, columns = class_map(prediction.probabilities, threshold), {}

@@ -77,7 +77,7 @@ def predict_stream(
         path: tiled TIFF, or another that `TiffRows` reads.
         labels: TIFF to write.
         name: of the image, for the tables.
-        separate: values (h, W, K) of some rows -> ids (h, W), 0 is background.
+        separate: values (h, W, V) of some rows -> ids (h, W), 0 is background.
         objects: table (CSV) to write.
         shapes: outlines (GeoJSON) to write.
         overlap: rows that successive windows share, at least 1.
@@ -96,7 +96,7 @@ def predict_stream(
         stash, prepared = Stash(file), PreparedRows(rows, predictor)
         bands = progress(predictor.bands([prepared]))
         for window in windows(bands, before=(overlap + 1) // 2, after=overlap // 2):
-            label, count, given = stitcher.add(window._replace(values=predictor.probabilities(window.values)))
+            label, count, given = stitcher.add(window._replace(values=predictor.values(window.values)))
             stash.append(np.where(label > 0, label + np.int32(given), 0).astype(np.int32))
             own = predictor.probabilities(window.values[window.start - window.low : window.stop - window.low])
             image = again[window.start : window.stop]

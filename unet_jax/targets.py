@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Float32, Int32
 
 Label = Int32[Array, "b *s"]
 _FAR = 1e6  # squared pixels: further than any radius
@@ -137,7 +137,7 @@ def _along(axis: int, radius: int, join: Callable, result: Any, *, seen: Any, be
 
 def _two_nearest(near, next_, other):
     """The nearest two of three (squared distance, id), each id once; an id of 0 is as far as can be."""
-    same: Bool[Array, "..."] = other[1] == near[1]
+    same = other[1] == near[1]
     closer = other[0] < near[0]
     second = tuple(
         jnp.where(same, old, jnp.where(closer, first, jnp.where(other[0] < next_[0], new, old)))

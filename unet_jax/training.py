@@ -51,13 +51,13 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     loss: Loss,
     *,
-    target: Callable[[Array], Array],
+    target: Callable[[Array], Any],
     augment: Augment | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """One step of gradient descent: (state, batch) -> (state, {"loss", "grad_norm"}), pure, for jit over any mesh.
 
-    The images are scaled to [0, 1], augmented, and given to the model; `target` turns the (augmented) label into the
-    classes to learn. The loss of each image counts once, images without a valid pixel not at all.
+    The images are scaled to [0, 1], augmented, and given to the model; `target` turns the (augmented) label into what
+    `loss` compares with. The loss of each image counts once, images without a valid pixel not at all.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
@@ -86,21 +86,30 @@ def make_train_step(
     return step
 
 
+def likeliest(logits: Array) -> Array:
+    """The class of each pixel: the largest logit, or whether the only one is above 0."""
+    return jnp.argmax(logits, axis=-1) if logits.shape[-1] > 1 else logits[..., 0] > 0
+
+
 def make_eval_step(
-    model: nn.Module, loss: Loss, count: Callable[[Array, Array, Array], Array], *, target: Callable[[Array], Array]
+    model: nn.Module,
+    loss: Loss,
+    count: Callable[[Array, Any, Array], Array],
+    *,
+    target: Callable[[Array], Any],
+    classify: Callable[[Array], Array] = likeliest,
 ) -> Callable[[State, Batch], dict[str, Array]]:
-    """Evaluate a batch: loss (B,), counts (B, K, K) of `count(logits, label, mask)`, prediction (B, *S) of classes."""
+    """Evaluate a batch: loss (B,), counts (B, K, K) of `count(logits, target, mask)`, prediction (B, *S) of classes."""
 
     def step(state: State, batch: Batch) -> dict[str, Array]:
         variables = {"params": state.params, **state.model_state}
         logits = model.apply(variables, to_unit(batch["image"]), train=False)
         size = logits.shape[1:-1]
         label, mask = target(centre_crop(batch["label"], size)), centre_crop(batch["mask"], size)
-        classes = jnp.argmax(logits, axis=-1) if logits.shape[-1] > 1 else logits[..., 0] > 0
         return {
             "loss": loss(logits, label, mask),
             "counts": count(logits, label, mask),
-            "prediction": classes.astype(jnp.uint8),
+            "prediction": classify(logits).astype(jnp.uint8),
         }
 
     return step
