@@ -1,7 +1,7 @@
 """Scores of whole images: tiles of one shape through the network, every pixel of every image counted once."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from unet_jax.training import State
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over the pixels, confusion counts of each image (N, K, K), and the predicted classes of each image."""
+    """Mean loss over the pixels, counts of each image (N, K, K) or of its regions (N, R, 2, 2), predicted classes."""
 
     loss: float
-    counts: Int[np.ndarray, "n k k"]
+    counts: Int[np.ndarray, "n *r k k"]
     predictions: list[Integer[np.ndarray, "..."]]
 
 
@@ -30,7 +30,7 @@ def evaluate(
     *,
     patch: tuple[int, ...],
     batch: int,
-    margin: int,
+    margin: int | Sequence[int],
     mesh: Mesh,
     keep_predictions: bool = False,
 ) -> Evaluation:

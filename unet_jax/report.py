@@ -203,7 +203,7 @@ def examples(items: Sequence[Mapping[str, Any]], path: str | Path, *, title: str
             sheet[head - 10 : head - 7, lefts[0] : lefts[-1] + PANEL] = 60
             words.append((lefts[0], head - 18, name, {"size": 13, "weight": "bold"}))
     words.append((8, height - 22 * len(note) + 4, "\n".join(note), {"size": 8, "va": "top", "color": FAINT}))
-    _draw_sheet(sheet, words + _row_names(sheet, rows), path)
+    draw_sheet(sheet, words + _row_names(sheet, rows), path)
 
 
 def _score(value: Any) -> str:
@@ -226,7 +226,7 @@ def _row_names(sheet: np.ndarray, rows: Sequence[int]) -> list[tuple[float, floa
     return words
 
 
-def _draw_sheet(sheet: np.ndarray, words: Sequence[tuple[float, float, str, dict[str, Any]]], path: str | Path) -> None:
+def draw_sheet(sheet: np.ndarray, words: Sequence[tuple[float, float, str, dict[str, Any]]], path: str | Path) -> None:
     """Put `words` (x, y in pixels from the upper left, text, style) on `sheet`, pixel for pixel, and save it."""
     from matplotlib.figure import Figure
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Bool
 
 
 def centre_crop(x: Array, size: Sequence[int]) -> Array:
@@ -12,3 +13,12 @@ def centre_crop(x: Array, size: Sequence[int]) -> Array:
         start = (have - want) // 2
         index.append(slice(start, start + want))
     return x[tuple(index)]
+
+
+def bounding_box(inside: Bool[np.ndarray, "*s"]) -> tuple[tuple[int, int], ...]:
+    """First and last + 1 index of what is True, along each axis; the whole when nothing is."""
+    box = []
+    for axis in range(inside.ndim):
+        there = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
+        box.append((int(there[0]), int(there[-1]) + 1) if len(there) else (0, inside.shape[axis]))
+    return tuple(box)

@@ -78,7 +78,7 @@ def train_batches(
 
 
 def eval_tiles(
-    source: Source, *, patch: tuple[int, ...], batch: int, margin: int
+    source: Source, *, patch: tuple[int, ...], batch: int, margin: int | Sequence[int]
 ) -> Iterator[dict[str, Shaped[np.ndarray, "..."]]]:
     """Every image whole, as batches of tiles of one shape; each pixel that counts has mask True in exactly one tile.
 

@@ -17,18 +17,21 @@ class Tile(NamedTuple):
     stop: tuple[int, ...]
 
 
-def tiles(size: Sequence[int], *, patch: Sequence[int], margin: int) -> list[Tile]:
+def tiles(size: Sequence[int], *, patch: Sequence[int], margin: int | Sequence[int]) -> list[Tile]:
     """Windows over an image of `size` pixels (*S) that own every pixel exactly once.
 
     An owned pixel is at least `margin` pixels from its window's edge, except at the image's own edge. Windows lie
-    within the image, evenly spread; where the image is smaller than the patch, one window has it in its middle.
+    within the image, evenly spread; where the image is smaller than the patch, one window has it in its middle. The
+    margin may differ from axis to axis.
     Raises ValueError when the margins leave nothing of a patch, or the numbers of axes differ.
     """
     if len(size) != len(patch):
         raise ValueError(f"an image with {len(size)} axes {tuple(size)} cannot be cut into patches {tuple(patch)}")
-    if margin < 0 or 2 * margin >= min(patch):
-        raise ValueError(f"margin {margin} of a patch {tuple(patch)}: choose 0 <= margin < {(min(patch) + 1) // 2}")
-    axes = [_axis(n, p, margin) for n, p in zip(size, patch, strict=True)]
+    margins = (margin,) * len(patch) if isinstance(margin, int) else tuple(margin)
+    for m, p in zip(margins, patch, strict=True):
+        if m < 0 or 2 * m >= p:
+            raise ValueError(f"margin {m} of a patch {tuple(patch)}: choose 0 <= margin < {(p + 1) // 2}")
+    axes = [_axis(n, p, m) for n, p, m in zip(size, patch, margins, strict=True)]
     return [Tile(*zip(*windows, strict=True)) for windows in itertools.product(*axes)]
 
 

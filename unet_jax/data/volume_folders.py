@@ -1,0 +1,173 @@
+"""Folders of volumes: which files belong to a case, what the channels are called, and what a label's values mean.
+
+Two layouts: the Medical Segmentation Decathlon's (dataset.json, imagesTr/, labelsTr/; also as nnU-Net writes it), and
+BraTS's own (a folder a case with t1, t1ce, t2, flair, seg, or since 2023 t1n, t1c, t2w, t2f, seg).
+"""
+
+import dataclasses
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ENDINGS = (".nii.gz", ".nii")
+MODALITIES = ("FLAIR", "T1w", "T1gd", "T2w")  # the Decathlon's order, so that one model serves both layouts
+TUMOUR = ("background", "oedema", "non-enhancing tumour", "enhancing tumour")
+TUMOUR_REGIONS = {"whole tumour": (1, 2, 3), "tumour core": (2, 3), "enhancing tumour": (3,)}
+_SUFFIXES = {  # of BraTS's files, until 2021 and since 2023: channel, or None for the label
+    "flair": 0, "t1": 1, "t1ce": 2, "t1gd": 2, "t2": 3, "seg": None,
+    "t2f": 0, "t1n": 1, "t1c": 2, "t2w": 3,
+}  # fmt: skip
+_SINCE_2023 = ("t2f", "t1n", "t1c", "t2w")
+_BRATS = re.compile(rf"(.+)[_-]({'|'.join(_SUFFIXES)})\.nii(\.gz)?", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Files of one patient: one image with all channels or one a channel, and the label unless there is none."""
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a folder of volumes holds.
+
+    `classes` are the names of class 0 to K - 1, `values` the class of each value in a label file, `ignore` the values
+    that were not annotated, `regions` overlapping unions of classes, largest first (the classes themselves when the
+    folder does not tell of a brain tumour).
+    """
+
+    root: Path
+    channels: tuple[str, ...]
+    classes: tuple[str, ...]
+    values: dict[int, int]
+    ignore: tuple[int, ...]
+    regions: dict[str, tuple[int, ...]]
+    cases: tuple[Case, ...]
+
+
+def find_cases(root: str | Path, *, ignore: int | None = None) -> Layout:
+    """Read a folder's layout; `ignore` is one more value that was not annotated.
+
+    Raises:
+        FileNotFoundError: no such folder, neither layout, or a modality or a label that is missing.
+        ValueError: a dataset.json that cannot be understood.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; give one with dataset.json, imagesTr/ and labelsTr/")
+    layout = _decathlon(root) if (root / "dataset.json").exists() else _brats(root)
+    return layout if ignore is None else dataclasses.replace(layout, ignore=(*layout.ignore, ignore))
+
+
+def stem(path: Path) -> str:
+    """Name of a NIfTI file without its ending."""
+    return next((path.name.removesuffix(e) for e in ENDINGS if path.name.endswith(e)), path.stem)
+
+
+def _decathlon(root: Path) -> Layout:
+    path = root / "dataset.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        channels = facts.get("channel_names") or facts["modality"]
+        channels = tuple(str(name) for _, name in sorted(channels.items(), key=lambda pair: int(pair[0])))
+        names, regions = _names_of(facts["labels"])
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f'{path}: {error!r}; it needs "modality" (or "channel_names") such as {{"0": "FLAIR"}} and '
+            '"labels" such as {"0": "background", "1": "oedema"}'
+        ) from error
+    ignore = tuple(value for value, name in names.items() if name.lower() == "ignore")
+    kept = sorted(value for value in names if value not in ignore)
+    values = {value: number for number, value in enumerate(kept)}
+    classes = tuple(names[value] for value in kept)
+    regions = {name: tuple(values[v] for v in members) for name, members in regions.items()}
+    cases = tuple(_case(root, id, image, label, len(channels)) for id, image, label in _listed(root, facts))
+    if not cases:
+        raise FileNotFoundError(f"{root} holds no labelled case: {path.name} lists none, and labelsTr/ has no NIfTI")
+    return Layout(root, channels, classes, values, ignore, regions or _regions_of(classes), cases)
+
+
+def _names_of(labels: dict[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
+    """Name of every value, and the regions that nnU-Net's form of a dataset.json may give."""
+    if all(key.isdigit() for key in labels):
+        return {int(value): str(name) for value, name in labels.items()}, {}
+    names = {value: name for name, value in labels.items() if isinstance(value, int)}
+    lists = {name: tuple(members) for name, members in labels.items() if isinstance(members, list)}
+    for value in sorted({v for members in lists.values() for v in members} - set(names)):
+        names[value] = f"label {value}"
+    single = {n: (v,) for v, n in names.items() if n in labels and v != 0 and n.lower() != "ignore"}
+    return names, lists | single if lists else {}
+
+
+def _regions_of(classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The three regions of a brain tumour when the classes are its parts, else each class by itself."""
+    oedema, core, enhancing = (
+        [i for i, name in enumerate(classes) if re.search(pattern, name, re.IGNORECASE)]
+        for pattern in (r"o?edema", r"non.?enhanc|necro", r"(?<!non-)(?<!non)(?<!non )enhanc")
+    )
+    if len(classes) == 4 and [len(oedema), len(core), len(enhancing)] == [1, 1, 1]:
+        inner = (*core, *enhancing)
+        members = ((*oedema, *inner), inner, tuple(enhancing))
+        return {name: tuple(sorted(m)) for name, m in zip(TUMOUR_REGIONS, members, strict=True)}
+    return {name: (i,) for i, name in enumerate(classes) if i}
+
+
+def _listed(root: Path, facts: dict[str, Any]) -> list[tuple[str, Path, Path]]:
+    """Id, image and label of every training case, by dataset.json, else by what labelsTr/ holds."""
+    rows = facts.get("training") or []
+    if rows and all(isinstance(row, dict) and {"image", "label"} <= set(row) for row in rows):
+        pairs = [(root / row["image"], root / row["label"]) for row in rows]
+    else:
+        labels = sorted(p for p in (root / "labelsTr").glob("*") if p.name.endswith(ENDINGS) and p.name[0] != ".")
+        pairs = [(root / "imagesTr" / label.name, label) for label in labels]
+    return [(stem(label), image, label) for image, label in pairs]
+
+
+def _case(root: Path, id: str, image: Path, label: Path, channels: int) -> Case:
+    ending = image.name.removeprefix(stem(image))
+    parts = tuple(image.with_name(f"{stem(image)}_{i:04d}{ending}") for i in range(channels))
+    images = (image,) if image.exists() else parts
+    if missing := [path for path in (*images, label) if not path.exists()]:
+        if images == parts and len(missing) < len(parts):
+            raise FileNotFoundError(
+                f"case {id}: {missing[0]} is missing, dataset.json tells of {channels} modalities: put it there, or "
+                "take the case out of the folder and of dataset.json"
+            )
+        raise FileNotFoundError(
+            f"case {id}: {image if images == parts else missing[0]} is missing: put it there (or one file a modality, "
+            f"{parts[0].name} ...), or take the case out of dataset.json"
+        )
+    return Case(id, images, label)
+
+
+def _brats(root: Path) -> Layout:
+    found: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
+    for path in sorted(root.rglob("*.nii*")):
+        if match := _BRATS.fullmatch(path.name):
+            found[path.parent, match[1]][match[2].lower()] = path
+    if not found:
+        raise FileNotFoundError(
+            f"{root} holds no volumes in a known layout: give it dataset.json, imagesTr/ and labelsTr/ (Medical "
+            "Segmentation Decathlon), or a folder a case with CASE_flair.nii.gz, _t1, _t1ce, _t2 and _seg (BraTS)"
+        )
+    cases = tuple(_brats_case(folder, id, files) for (folder, id), files in found.items())
+    newer = any(suffix in files for files in found.values() for suffix in _SINCE_2023)
+    values = {0: 0, 1: 2, 2: 1, (3 if newer else 4): 3}  # BraTS counts from the middle of the tumour outwards
+    return Layout(root, MODALITIES, TUMOUR, values, (), dict(TUMOUR_REGIONS), cases)
+
+
+def _brats_case(folder: Path, id: str, files: dict[str, Path]) -> Case:
+    by_channel = {_SUFFIXES[suffix]: path for suffix, path in files.items()}
+    if missing := [name for i, name in enumerate(MODALITIES) if i not in by_channel]:
+        raise FileNotFoundError(
+            f"case {id} in {folder}: no file for {', '.join(missing)} beside {', '.join(sorted(files))}: put it there, "
+            "or take the case out"
+        )
+    if None not in by_channel:
+        raise FileNotFoundError(f"case {id} in {folder}: no {id}_seg.nii.gz: put it there, or take the case out")
+    return Case(id, tuple(by_channel[i] for i in range(len(MODALITIES))), by_channel[None])
