@@ -1,0 +1,329 @@
+"""The original paper as it was: unpadded U-Net on 30 slices of electron microscopy, scored as the challenge was.
+
+    python -m experiments.train_isbi2012 --data FOLDER                     # sized for this machine
+    python -m experiments.train_isbi2012 --data FOLDER --preset paper      # 64 to 1024 filters, for a GPU
+
+FOLDER holds images/NN.png and labels/NN.png of the ISBI 2012 challenge: 512×512 grey, mask 255 inside a cell and 0 on
+the membranes. Slices 0 to 23 are for training (of which the last two choose checkpoint and threshold), 24 to 29 are
+scored: V_rand and V_info after thinning, and the pixel error. Scores: not yet measured.
+
+As in the paper (Ronneberger et al. 2015): 572 pixels in, 388 out, and mirrored beyond the image's edge; momentum 0.99;
+cross-entropy with class weights and border weights (w0 = 10, sigma = 5); elastic deformation from a 3×3 grid of
+10 pixels; the mean over the image and its seven rotated and flipped versions. The preset for a CPU is narrower and has
+batch normalisation.
+"""
+
+from unet_jax import startup
+
+if __name__ == "__main__":
+    startup.prepare()
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from unet_jax import augment, losses, metrics, parallel, report, targets, training
+from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
+from unet_jax.data.tiles import cut
+from unet_jax.logs import MetricsLog, plain, read_rows, write_json
+from unet_jax.loop import Budget, Position
+from unet_jax.models import UNet, to_spec
+from unet_jax.models.unet import margin, output_size
+from unet_jax.partition_scores import regions, score_stack
+from unet_jax.prediction import Predictor, activate, predict_probabilities
+from unet_jax.session import run_training
+from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to train, on what, for how long. Fields left at None take the preset's value."""
+
+    data: Path | None = None
+    """Folder with images/ and labels/ of the challenge's training stack."""
+    preset: Literal["auto", "small", "paper"] = "auto"
+    """small: for a CPU; paper: the network of 2015, for an accelerator; auto: what this machine can carry."""
+    workdir: Path | None = None
+    """Folder of the run; runs/isbi2012-DATE-TIME when not given."""
+    resume: bool = False
+    """Go on with the run in --workdir, from its last checkpoint and with its options."""
+    train_slices: int = 24
+    """The first so many slices are for training, the others are scored."""
+    held_back: int = 2
+    """The last so many of the training slices choose checkpoint and threshold, and are not trained on."""
+    epochs: int | None = None
+    """Passes over the training crops, at most."""
+    max_minutes: float | None = None
+    """Minutes of training and validation, at most; the learning rate comes down to zero when they end."""
+    crops: int = 4
+    """Crops of each slice in an epoch: 388² of 512² pixels are seen in each."""
+    batch: int | None = None
+    """Tiles a step: the paper's 1, or one for each of two cores."""
+    tile: int = 572
+    """Side of the network's input in pixels; 92 on each side give no output with four levels."""
+    widths: tuple[int, ...] | None = None
+    """Filters of each level, the last at the bottom."""
+    norm: Literal["none", "batch", "group"] | None = None
+    """Normalisation after every convolution; the paper has none."""
+    dropout: float | None = None
+    """Share of features dropped at the two deepest levels."""
+    learning_rate: float | None = None
+    """Step size at its highest; the momentum makes it a hundred times as much in a steady direction."""
+    momentum: float = 0.99
+    """The paper's, so that many earlier tiles decide each step of a batch of one."""
+    w0: float = 10.0
+    """Weight of the narrowest gap between two cells."""
+    sigma: float = 5.0
+    """How broad a gap still weighs more, in pixels."""
+    elastic_sigma: float = 10.0
+    """Displacement at each of 3×3 grid points, standard deviation in pixels."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Arithmetic of the network; parameters, logits and losses stay float32."""
+    seed: int = 0
+    """Decides the weights, the order of the crops and every random change of them."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "epochs": 1000, "max_minutes": 60.0, "batch": 2, "widths": (16, 32, 64, 128, 256), "norm": "batch",
+        "dropout": 0.0, "learning_rate": 5e-3, "dtype": "float32",
+    },
+    "paper": {
+        "epochs": 300, "max_minutes": None, "batch": 1, "widths": (64, 128, 256, 512, 1024), "norm": "none",
+        "dropout": 0.5, "learning_rate": 1e-3, "dtype": "bfloat16",
+    },
+}  # fmt: skip
+BUDGET = ("epochs", "max_minutes")
+MAY_CHANGE = {*BUDGET, "learning_rate", "workdir", "resume"}
+CLASSES = ["membrane", "inside"]
+
+
+def resolve(config: Config, backend: str) -> Config:
+    """The config with every field filled in; ValueError for impossible values."""
+    config = remembered(config, budget=BUDGET)
+    if config.data is None:
+        raise ValueError("--data is missing: name the folder that holds images/ and labels/ of the ISBI 2012 stack")
+    preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "paper")
+    chosen = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None}
+    if config.epochs is not None and config.max_minutes is None:
+        chosen["max_minutes"] = None  # who asks for epochs wants them all
+    workdir = config.workdir or new_workdir("isbi2012")
+    config = dataclasses.replace(config, preset=preset, workdir=workdir, **chosen)
+    startup.check_least(config, epochs=1, batch=1, crops=1, seed=0, held_back=1, learning_rate=1e-9, max_minutes=0.01)
+    output_size((config.tile, config.tile), config.widths, "VALID")
+    return config
+
+
+class Framed(Normalised):
+    """Slices with `context` mirrored pixels around, so that a tile's output may lie anywhere in them; pieces numbered.
+
+    `class_weights` are 1 for the commoner class and more for the other, by the shares of their pixels.
+    """
+
+    def __init__(self, source: Source, context: int):
+        """Number the pieces of all slices and frame them, once."""
+        super().__init__(source)
+        labels = [source[i]["label"] for i in range(len(source))]
+        pixels = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=2)
+        self.class_weights: tuple[float, ...] = tuple((pixels.max() / np.maximum(pixels, 1)).tolist())
+        self._frames = []
+        for i, label in enumerate(labels):
+            sample = {**super().__getitem__(i), "label": regions(label > 0, thin=False)}
+            size = [n + 2 * context for n in label.shape]
+            frame = {name: cut(sample[name], (-context, -context), size) for name in ("image", "label", "mask")}
+            self._frames.append({**frame, "id": sample["id"]})
+
+    def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]:
+        """The sample at `index`, frame and all."""
+        return dict(self._frames[index])
+
+
+def open_stack(config: Config) -> dict[str, Subset]:
+    """The slices to train on, those that choose checkpoint and threshold, and those to score, in the files' order."""
+    source = Normalised(FolderSource(config.data, label_kind="binary").preload())
+    last, first_scored = config.train_slices - config.held_back, config.train_slices
+    if not 0 < last < first_scored < len(source):
+        raise ValueError(
+            f"--train-slices {first_scored}, --held-back {config.held_back} of {len(source)} slices: leave at least "
+            "one slice to train on, and one to score"
+        )
+    parts = {"train": range(last), "val": range(last, first_scored), "test": range(first_scored, len(source))}
+    return {name: Subset(source, rows) for name, rows in parts.items()}
+
+
+def compose(
+    config: Config, class_weights: tuple[float, ...], planned_steps: int
+) -> tuple[UNet, optax.GradientTransformation, Any]:
+    """Model, optimiser and training step of the paper."""
+    model = UNet(config.widths, norm=config.norm, dropout=config.dropout, padding="VALID", dtype=config.dtype)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.trace(decay=config.momentum),
+        training.scheduled(config.learning_rate, planned_steps),
+    )
+    bend = partial(augment.warp, rotation=15.0, elastic_sigma=config.elastic_sigma, elastic_grid=3)
+    changes = augment.chain(augment.light, bend, augment.brightness, augment.contrast, augment.gamma)
+
+    def loss(logits: jax.Array, pieces: jax.Array, mask: jax.Array) -> jax.Array:
+        inside = targets.foreground(pieces)
+        weight = jnp.asarray(class_weights)[inside] + targets.weight_map(pieces, w0=config.w0, sigma=config.sigma) - 1
+        return losses.cross_entropy(logits, inside, mask, weight=weight)
+
+    step = training.make_train_step(model, optimizer, loss, target=lambda pieces: pieces, augment=changes)
+    return model, optimizer, step
+
+
+def validator(
+    config: Config, model: UNet, source: Source, mesh: jax.sharding.Mesh
+) -> Callable[[training.State], dict[str, float]]:
+    """A function of the state: loss, IoU and Dice of the membranes, and V_rand, at one half, over whole slices."""
+
+    @jax.jit
+    def forward(variables: Any, image: jax.Array) -> jax.Array:
+        return activate(model.apply(variables, training.to_unit(image), train=False))
+
+    context, rows = margin(config.widths), parallel.split(mesh)
+    patch = output_size((config.tile, config.tile), config.widths, "VALID")
+
+    def validate(state: training.State) -> dict[str, float]:
+        def apply(batch: np.ndarray) -> jax.Array:
+            return forward({"params": state.params, **state.model_state}, jax.device_put(batch, rows))
+
+        truths, inside = [], []
+        for i in range(len(source)):
+            image = source[i]["image"]
+            found = predict_probabilities(apply, image, patch=patch, overlap=0, batch=config.batch, context=context)
+            truths.append(source[i]["label"] > 0)
+            inside.append(found[..., 1])
+        loss = np.mean([-np.log(np.where(t, p, 1 - p) + 1e-7).mean() for t, p in zip(truths, inside, strict=True)])
+        counts = np.stack([membrane_counts(t, p >= 0.5) for t, p in zip(truths, inside, strict=True)])
+        scores = metrics.summarise(counts)
+        v_rand = score_stack(truths, inside, thresholds=[0.5])[0]["v_rand"]
+        return {
+            "val_loss": float(loss), "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"],
+            "val_v_rand": v_rand,
+        }  # fmt: skip
+
+    return validate
+
+
+def membrane_counts(truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Confusion matrix (2, 2) of one slice, with the membranes as class 1."""
+    return np.bincount(2 * ~truth.ravel() + ~inside.ravel(), minlength=4).reshape(2, 2)
+
+
+def main(config: Config) -> int:
+    """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
+    config = resolve(config, jax.default_backend())
+    check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
+    parts = open_stack(config)
+    framed = Framed(parts["train"], margin(config.widths))
+    crops = Subset(framed, np.repeat(np.arange(len(framed)), config.crops).tolist())
+    a_pass = steps_per_epoch(len(crops), config.batch)
+    model, optimizer, step = compose(config, framed.class_weights, config.epochs * a_pass)
+    state = training.init_state(model, optimizer, (config.tile, config.tile, framed.channels), seed=config.seed)
+    mesh = parallel.data_mesh(config.batch)
+    print(f"device: {parallel.device_name()}; preset: {config.preset}; workdir: {config.workdir}")
+    if warning := startup.unseen_accelerator(jax.default_backend()):
+        print(warning, file=sys.stderr)
+    print(", ".join(f"{name}: {len(part)} slices" for name, part in parts.items()))
+    card = {
+        "model": to_spec(model),
+        "channels": framed.channels,
+        "normalisation": normalisation.to_spec(framed.how),
+        "classes": CLASSES,
+        "label_map": {"0": "membrane", "every other value": "inside"},
+        "patch": [config.tile, config.tile],
+        "config": plain(config),
+        **provenance(),
+    }
+    open_workdir(config.workdir, dataclasses.asdict(config))
+    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+        position, signal = run_training(
+            state,
+            step=step,
+            batches=lambda start: train_batches(
+                crops, patch=(config.tile, config.tile), batch=config.batch, seed=config.seed, start_step=start
+            ),
+            steps_per_epoch=a_pass,
+            validate=validator(config, model, parts["val"], mesh),
+            budget=Budget(config.epochs, config.max_minutes),
+            checkpoints=checkpoints, log=log, card=card, mesh=mesh, resume=config.resume, say=say,
+        )  # fmt: skip
+    if signal is not None:
+        print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
+        return 128 + signal
+    finish(config, parts, position)
+    return 0
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def finish(config: Config, parts: dict[str, Subset], position: Position) -> None:
+    """Score the last slices once with the best checkpoint, mean of eight views, and write results and pictures."""
+    predictor = Predictor.load(config.workdir, batch=8, tta=True)
+    truths, inside = {}, {}
+    for name in ("val", "test"):
+        samples = [parts[name][i] for i in range(len(parts[name]))]
+        truths[name] = [sample["label"] > 0 for sample in samples]
+        inside[name] = [found.foreground for found in predictor.run(sample["image"] for sample in samples)]
+    rows = {name: score_stack(truths[name], inside[name]) for name in truths}
+    chosen = max(rows["val"], key=lambda row: row["v_rand"])["threshold"]
+    scores = next(row for row in rows["test"] if row["threshold"] == chosen)
+    best = {name: max(row[name] for row in rows["test"]) for name in ("v_rand", "v_info")}
+    card = predictor.card
+    results = {
+        "test": {"slices": len(parts["test"]), **scores},
+        "challenge_rule": best,
+        "by_threshold": rows["test"],
+        "rules": {
+            "threshold": "chosen by V_rand on the slices held back from training",
+            "challenge_rule": "the best over the thresholds, chosen on the scored slices, as the challenge did",
+        },
+        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
+        "epochs": position.epoch,
+        "seconds": {"training": position.seconds},
+        "device": parallel.device_name(),
+        "version": card["version"],
+        "commit": card["commit"],
+    }
+    write_json(config.workdir / "results.json", results)
+    draw(config.workdir, parts["test"], [p >= chosen for p in inside["test"]])
+    print(
+        f"test ({len(parts['test'])} slices, threshold {chosen}): V_rand {scores['v_rand']:.4f}, V_info "
+        f"{scores['v_info']:.4f}, pixel error {scores['pixel_error']:.4f}; by the challenge's rule V_rand "
+        f"{best['v_rand']:.4f}, V_info {best['v_info']:.4f}"
+    )
+    print(f"report: {config.workdir / 'report'}, {config.workdir / 'results.json'}")
+
+
+def draw(workdir: Path, source: Source, maps: list[np.ndarray]) -> None:
+    """Draw the curves, and the pieces of every scored slice beside the truth."""
+    report.curves(read_rows(workdir / "metrics.jsonl"), workdir / "report" / "curves.png", title="U-Net of 2015")
+    counts = np.stack([membrane_counts(source[i]["label"] > 0, maps[i]) for i in range(len(source))])
+    iou, dice = (score(counts)[:, 1] for score in (metrics.iou, metrics.dice))
+    items = [
+        {
+            "image": source[i]["image"], "id": source[i]["id"], "group": group, "iou": iou[i], "dice": dice[i],
+            "label": regions(source[i]["label"] > 0, thin=False), "prediction": regions(maps[i], thin=False),
+        }
+        for group, rows in report.choose_examples(iou).items()
+        for i in rows
+    ]  # fmt: skip
+    report.examples(items, workdir / "report" / "examples.png", title="Scored slices (IoU and Dice of the membranes)")
+
+
+if __name__ == "__main__":
+    startup.run(main, Config, description=__doc__)

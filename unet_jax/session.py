@@ -1,0 +1,96 @@
+"""One training between its first or last checkpoint and the end of its budget, the same for every experiment."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from unet_jax import parallel
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.logs import MetricsLog
+from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
+from unet_jax.training import State
+
+
+def run_training(
+    state: State,
+    *,
+    step: Callable[[State, Any], tuple[State, dict[str, Any]]],
+    batches: Callable[[int], Iterator[Mapping[str, Any]]],
+    steps_per_epoch: int,
+    validate: Callable[[State], dict[str, float]],
+    budget: Budget,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    card: Mapping[str, Any],
+    mesh: Mesh,
+    resume: bool,
+    say: Callable[[str], None],
+) -> tuple[Position, int | None]:
+    """Train from `state`, or from the last checkpoint to resume, saving after every epoch.
+
+    Args:
+        state: fresh; it also says how a restored one is laid out.
+        step: the training step, not compiled yet.
+        batches: host batches from a step on, endless.
+        steps_per_epoch: training steps between two validations.
+        validate: scores of an epoch, "val_loss" and "val_iou" (which decides the best checkpoint) among them.
+        budget: when to stop.
+        checkpoints: of the run's folder.
+        log: of the run's folder.
+        card: what every checkpoint says of the model; the position is added.
+        mesh: the batch is split over its devices.
+        resume: go on where the last checkpoint stands.
+        say: takes each line for the user.
+
+    Returns:
+        Where the run stands, and the signal that stopped it, or None at its end.
+    """
+    everywhere, position = parallel.replicated(mesh), Position()
+    state = jax.device_put(state, everywhere)
+    if resume:
+        if checkpoints.latest_step() is not None:
+            state, saved = checkpoints.restore(state)
+            position = Position(**saved["position"])
+        log.truncate_after(position.step)
+        say(f"resumed after {position.epoch} epochs, at step {position.step}")
+
+    def epoch_done(row: dict[str, Any]) -> None:
+        log.append(row)
+        say(epoch_line(row))
+
+    def save(state: State, position: Position, score: float | None) -> None:
+        checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
+
+    with StopRequest() as stop:
+        fit(
+            state,
+            position,
+            step=jax.jit(step, donate_argnums=0, out_shardings=everywhere),
+            batches=((parallel.shard(b, mesh), [str(i) for i in b["id"]]) for b in batches(position.step)),
+            steps_per_epoch=steps_per_epoch,
+            budget=budget,
+            callbacks=Callbacks(validate, epoch_done, save, say),
+            stop=stop,
+        )
+    return position, stop.signal
+
+
+def epoch_line(row: Mapping[str, Any]) -> str:
+    """A row of the metrics log for people: the losses, every other validation score by its name, the speed."""
+    names = {"val_iou": "IoU", "val_dice": "Dice"}
+    scores = {names.get(k, k.removeprefix("val_").replace("_", " ")): v for k, v in row.items() if k.startswith("val_")}
+    del scores["loss"]
+    return " | ".join(
+        [
+            f"epoch {row['epoch']:>3}",
+            f"train loss {row['train_loss']:.4f}",
+            f"val loss {row['val_loss']:.4f}",
+            *(f"{name} {score:.4f}" for name, score in scores.items()),
+            f"{row['images_per_second']:.1f} images/s",
+            f"data {row['wait_share']:.0%}",
+            duration(row["seconds"]),
+        ]
+    )
