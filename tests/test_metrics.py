@@ -100,13 +100,18 @@ def test_pooled_sums_without_overflow():
 
 def test_summarise_two_classes_pooled_differs_from_mean():
     counts = np.array([[[9, 2], [2, 3]], [[6, 0], [0, 10]], [[0, 0], [0, 0]]], np.int32)  # the last is padding
-    # Pooled: hit 13, union 13 + 2 + 2 = 17, pixels 15 + 15. Mean: (3/7 + 1) / 2 and (6/10 + 1) / 2.
+    # Pooled: hit 13, union 13 + 2 + 2 = 17, pixels 15 + 15. Mean: (3/7 + 1) / 2 and (6/10 + 1) / 2. The first image has
+    # 5 pixels of each, 3 in common.
     expected = {
         "images": 2,
         "iou_pooled": 13 / 17,
         "dice_pooled": 26 / 30,
         "iou_mean": (3 / 7 + 1) / 2,
         "dice_mean": (0.6 + 1) / 2,
+        "precision_pooled": 13 / 15,
+        "recall_pooled": 13 / 15,
+        "precision_mean": (3 / 5 + 1) / 2,
+        "recall_mean": (3 / 5 + 1) / 2,
     }
     assert metrics.summarise(counts) == pytest.approx(expected)
 
@@ -133,7 +138,23 @@ def test_by_group():
     counts = np.array([good, bad, good, padding])
     groups = metrics.by_group(counts, ["tissue", "fluorescence", "tissue", "none"])
     assert list(groups) == ["fluorescence", "tissue"]
-    assert groups["tissue"] == {"images": 2, "iou_pooled": 1, "dice_pooled": 1, "iou_mean": 1, "dice_mean": 1}
+    assert groups["tissue"].pop("images") == 2
+    assert len(groups["tissue"]) == 8
+    assert set(groups["tissue"].values()) == {1}
     assert groups["fluorescence"]["iou_pooled"] == 0
     with pytest.raises(ValueError, match="1 groups for 4 images"):
         metrics.by_group(counts, ["a"])
+
+
+def test_pixels_counted_on_the_host_are_those_counted_in_the_step():
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(-1, 4, (5, 7)).astype(np.int32), rng.integers(0, 3, (5, 7)).astype(np.uint8)
+    mask = rng.random((5, 7)) < 0.8
+    logits = np.eye(3, dtype=np.float32)[prediction]
+    expected = metrics.confusion(*(jnp.asarray(a[None]) for a in (logits, truth, mask)), num_classes=3)[0]
+    counts = metrics.count_pixels(truth, prediction, num_classes=3, mask=mask)
+    np.testing.assert_array_equal(counts, expected)
+    assert counts.sum() == (mask & (truth >= 0) & (truth < 3)).sum()
+    assert metrics.count_pixels(truth, prediction, num_classes=3).sum() == ((truth >= 0) & (truth < 3)).sum()
+    with pytest.raises(ValueError, match="predicted classes 0 to 2, and there are 2"):
+        metrics.count_pixels(truth, prediction, num_classes=2)

@@ -237,7 +237,7 @@ def test_curves_of_any_rows(tmp_path, rows):
 
 def test_curves_mark_the_epoch_of_the_best_iou(tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: kept.append(figure))
     report.curves([row(1), row(2, val_iou=0.88, val_dice=0.93), row(3)], tmp_path / "curves.png")
     left, right = kept[0].axes
     assert [text.get_text() for text in left.texts] == ["train", "validation"]
@@ -250,7 +250,7 @@ def test_curves_mark_the_epoch_of_the_best_iou(tmp_path, monkeypatch):
 
 def test_names_of_lines_that_end_together_do_not_overlap(tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: kept.append(figure))
     report.curves([row(1), row(2, train_loss=0.5, val_loss=0.5)], tmp_path / "curves.png")
     train, validation = (text.get_position()[1] for text in kept[0].axes[0].texts)
     assert validation - train == pytest.approx(0.075) or train - validation == pytest.approx(0.075)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from unet_jax import startup
+from unet_jax.commands.evaluate import Evaluate, evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def predict(config: Predict) -> int:
     return 1 if report.failed else 0
 
 
-COMMANDS = {"predict": (Predict, predict)}
+COMMANDS = {"predict": (Predict, predict), "evaluate": (Evaluate, evaluate)}
 
 
 def main() -> NoReturn:

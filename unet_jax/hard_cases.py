@@ -9,6 +9,7 @@ makes two predicted objects, for the matching is one to one.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, Shaped
@@ -20,6 +21,7 @@ TOUCHING = 2.0  # pixels between the nearest pixel centres of two objects: at mo
 RING = (2, 10)  # pixels from the nearest object, where its surroundings begin and end: past the blur, before the others
 LOW_CONTRAST = 0.96
 AREA_EDGES = (32, 64, 128, 256, 512, 1024, 2048)
+PAIRS = "touching_pairs"
 RULE = "a case without an object has no rate (null); rates are pooled: found of all images over objects of all images"
 
 
@@ -30,6 +32,10 @@ class Rates:
     names: tuple[str, ...]
     found: Int64[np.ndarray, "n g"]
     total: Int64[np.ndarray, "n g"]
+
+    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray) -> "Rates":
+        """The images at `rows`: a slice, indices or a mask."""
+        return Rates(self.names, self.found[rows], self.total[rows])
 
     def summarise(self) -> dict[str, dict[str, int | float | None]]:
         """Each case's `images` that hold one, `objects`, `found` and `rate`, pooled over the images; see `RULE`."""
@@ -53,52 +59,78 @@ def concatenate(rates: Sequence[Rates]) -> Rates:
     return Rates(rates[0].names, found, total)
 
 
-def count_cases(
+@dataclass(frozen=True)
+class Cases:
+    """The cases of one image: (T,) ids of the true objects, which of them are of each case (G, T), and touching pairs.
+
+    `pairs` (P, 2) counts in places of `ids`; `separability` is the image's.
+    """
+
+    ids: Int64[np.ndarray, " t"]
+    members: dict[str, Bool[np.ndarray, " t"]]
+    pairs: Int64[np.ndarray, "p 2"]
+    separability: float
+
+    def count(self, matches: Matches) -> Rates:
+        """How many of them were found: rates of one row, `touching_pairs` the last case, which counts pairs.
+
+        Args:
+            matches: of the same truth with a prediction, `matching.match(truth, prediction, threshold=0.5)`.
+
+        Raises:
+            ValueError: when the matches are of another truth.
+        """
+        if not np.array_equal(np.union1d(matches.truth, matches.missed), self.ids):
+            raise ValueError(
+                "the matches name other objects than the truth: match this image's truth, at threshold 0.5"
+            )
+        found = np.isin(self.ids, matches.truth)
+        counts = {name: (int((found & chosen).sum()), int(chosen.sum())) for name, chosen in self.members.items()}
+        counts[PAIRS] = int(found[self.pairs].all(axis=-1).sum()), len(self.pairs)
+        table = np.array([list(counts.values())], np.int64)
+        return Rates(tuple(counts), table[..., 0], table[..., 1])
+
+
+def find_cases(
     image: Shaped[np.ndarray, "*s c"],
     truth: Integer[np.ndarray, "*s"],
-    matches: Matches,
     *,
     mask: Bool[np.ndarray, "*s"] | None = None,
     distance: float = TOUCHING,
     low_contrast: float = LOW_CONTRAST,
     area_edges: tuple[int, ...] = AREA_EDGES,
-) -> Rates:
-    """Objects of one image, and those found among them, by case: all, clear, touching, low contrast, pairs, by area.
+) -> Cases:
+    """Sort the true objects of one image by case: all, clear, touching, low contrast, and by area.
 
     Args:
         image: (*S, C) as it was read.
         truth: (*S) ids.
-        matches: of `truth` with the prediction, `matching.match(truth, prediction, threshold=0.5)`.
         mask: (*S), True where a pixel counts; None for all.
         distance: of touching objects, in pixels.
         low_contrast: an image is of low contrast when its `separability` is below this.
         area_edges: ascending areas in pixels; a group reaches from one edge up to, without, the next.
-
-    Returns:
-        Rates of one row; `touching_pairs` counts pairs, the other cases objects.
-
-    Raises:
-        ValueError: when the matches are of another truth.
     """
     ids, areas = objects(truth)
-    if not np.array_equal(np.union1d(matches.truth, matches.missed), ids):
-        raise ValueError("the matches name other objects than the truth: match this image's truth, at threshold 0.5")
-    found = np.isin(ids, matches.truth)
     pairs = np.searchsorted(ids, touching_pairs(truth, distance=distance))
     touching = np.isin(np.arange(len(ids)), pairs)
-    faint = np.full(len(ids), bool(separability(image, truth, mask=mask) < low_contrast))
+    contrast = separability(image, truth, mask=mask)
+    faint = np.full(len(ids), bool(contrast < low_contrast))
     size = np.digitize(areas, area_edges)
-    cases = {
+    members = {
         "all": np.ones(len(ids), bool),
         "clear": ~touching & ~faint,
         "touching": touching,
         "low_contrast": faint,
-        **{name: size == i for i, name in enumerate(_area_names(area_edges))},
+        **{name: size == i for i, name in enumerate(area_names(area_edges))},
     }
-    counts = {name: (int((found & chosen).sum()), int(chosen.sum())) for name, chosen in cases.items()}
-    counts["touching_pairs"] = int(found[pairs].all(axis=-1).sum()), len(pairs)
-    table = np.array([list(counts.values())], np.int64)
-    return Rates(tuple(counts), table[..., 0], table[..., 1])
+    return Cases(ids, members, pairs, contrast)
+
+
+def count_cases(
+    image: Shaped[np.ndarray, "*s c"], truth: Integer[np.ndarray, "*s"], matches: Matches, **options: Any
+) -> Rates:
+    """`find_cases` and `Cases.count` in one; the options are those of `find_cases`."""
+    return find_cases(image, truth, **options).count(matches)
 
 
 def touching_pairs(label: Integer[np.ndarray, "*s"], *, distance: float = TOUCHING) -> Int64[np.ndarray, "p 2"]:
@@ -173,6 +205,7 @@ def _larger(a: np.ndarray, b: np.ndarray) -> float:
     return max(chance, 1 - chance)
 
 
-def _area_names(edges: Sequence[int]) -> list[str]:
+def area_names(edges: Sequence[int]) -> list[str]:
+    """What the groups between these areas in pixels are called, the smallest first."""
     inner = [f"area {low}-{high - 1}" for low, high in itertools.pairwise(edges)]
     return [f"area < {edges[0]}", *inner, f"area >= {edges[-1]}"] if edges else ["any area"]

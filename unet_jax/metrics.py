@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float64, Int, Int32
+from jaxtyping import Array, Bool, Float, Float64, Int, Int32, Int64, Integer
 
 EMPTY_RULE = (
     "a class absent from both truth and prediction scores 1; present in only one of the two it scores 0 "
@@ -102,6 +102,9 @@ def recall(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
     return _ratio(hit, truth, truth + predicted)
 
 
+SCORES = {"iou": iou, "dice": dice, "precision": precision, "recall": recall}
+
+
 def summarise(
     confusion: Int[np.ndarray, "n k k"], *, foreground: Sequence[int] | None = None
 ) -> dict[str, int | float]:
@@ -112,8 +115,8 @@ def summarise(
         foreground: the classes that count; None for every class but 0.
 
     Returns:
-        `images` (how many took part), `iou_pooled` and `dice_pooled` (counts of all images added first), `iou_mean` and
-        `dice_mean` (a score an image, then the mean over the images).
+        `images` (how many took part), and of `SCORES` each `_pooled` (counts of all images added first) and `_mean` (a
+        score an image, then the mean over the images): `iou_pooled` ... `recall_mean`.
 
     Raises:
         ValueError: when no image has a valid pixel.
@@ -122,9 +125,8 @@ def summarise(
     if not len(counted):
         raise ValueError("no image with a valid pixel to score: check the split and the ignore label")
     classes = list(range(1, confusion.shape[-1]) if foreground is None else foreground)
-    scores = {"iou": iou, "dice": dice}
-    pooled = {f"{name}_pooled": float(score(counted.sum(0))[classes].mean()) for name, score in scores.items()}
-    mean = {f"{name}_mean": float(score(counted)[:, classes].mean()) for name, score in scores.items()}
+    pooled = {f"{name}_pooled": float(score(counted.sum(0))[classes].mean()) for name, score in SCORES.items()}
+    mean = {f"{name}_mean": float(score(counted)[:, classes].mean()) for name, score in SCORES.items()}
     return {"images": len(counted), **pooled, **mean}
 
 
@@ -148,6 +150,36 @@ def by_group(
         raise ValueError(f"{len(groups)} groups for {len(confusion)} images: give one an image, in the same order")
     names, counted = np.asarray(groups), _counted(confusion)
     return {str(name): summarise(confusion[names == name], foreground=foreground) for name in np.unique(names[counted])}
+
+
+def count_pixels(
+    truth: Integer[np.ndarray, "*s"],
+    prediction: Integer[np.ndarray, "..."],
+    *,
+    num_classes: int,
+    mask: Bool[np.ndarray, "*s"] | None = None,
+) -> Int64[np.ndarray, "{num_classes} {num_classes}"]:
+    """`confusion` of one image on the host, from the classes of its pixels.
+
+    Args:
+        truth: (*S) classes.
+        prediction: (*S) classes, 0..num_classes-1.
+        num_classes: K; a truth outside 0..K-1 counts nowhere.
+        mask: (*S), True where the pixel counts; None for all.
+
+    Returns:
+        (K, K) counts in pixels, rows truth, columns prediction.
+
+    Raises:
+        ValueError: when a predicted class that counts is not among the K.
+    """
+    valid = (truth >= 0) & (truth < num_classes)
+    valid = valid if mask is None else valid & mask
+    predicted = prediction[valid].astype(np.int64)
+    if predicted.size and not 0 <= predicted.min() <= predicted.max() < num_classes:
+        raise ValueError(f"predicted classes {predicted.min()} to {predicted.max()}, and there are {num_classes}")
+    counts = np.bincount(truth[valid].astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
 def _counted(confusion):

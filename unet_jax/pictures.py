@@ -1,13 +1,17 @@
 """Label outlines, contrast and fields of view: the pure part of the report's pictures, arrays in and arrays out."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 from scipy import ndimage
 
+from unet_jax.matching import Matches
+
 OBJECTS_ACROSS = 7  # a field of view holds at least that many objects of median size side by side, where it can
 TRUTH, PREDICTION = (255, 225, 25), (40, 225, 255)  # yellow and cyan, light on any stain
+FOUND, LOST, EXTRA = PREDICTION, (255, 150, 30), (255, 80, 210)  # of objects one by one: cyan, orange, pink
 MISSED, FALSE, AGREED, NOTHING = (213, 94, 0), (0, 114, 178), (196, 196, 196), (245, 245, 245)
 Label = Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]
 
@@ -71,7 +75,9 @@ def for_display(image: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"
     return np.round(255 * unit**0.7).astype(np.uint8)
 
 
-def field_of_view(truth: Label, prediction: Label, *, panel: int) -> tuple[slice, slice, float]:
+def field_of_view(
+    truth: Label, prediction: Label, *, panel: int, wrong: Bool[np.ndarray, "h w"] | None = None
+) -> tuple[slice, slice, float]:
     """Choose the square to show, and how many pixels of a panel an image pixel fills (a whole number, or 1/2).
 
     The magnification is the largest at which `OBJECTS_ACROSS` objects of median size fit side by side. An image that
@@ -82,6 +88,7 @@ def field_of_view(truth: Label, prediction: Label, *, panel: int) -> tuple[slice
         truth: ids or classes, 0 is background.
         prediction: the same, its numbers need not match.
         panel: side of the square that is drawn, in pixels.
+        wrong: pixels in disagreement; None for those where only one of the two is background.
 
     Returns:
         Rows and columns of the square, and the magnification.
@@ -101,7 +108,8 @@ def field_of_view(truth: Label, prediction: Label, *, panel: int) -> tuple[slice
         return total[h:, w:] - total[:-h, w:] - total[h:, :-w] + total[:-h, :-w]
 
     there = truth != 0
-    worth = in_windows(there != (prediction != 0)) * (side * side + 1) + in_windows(there)
+    wrong = there != (prediction != 0) if wrong is None else wrong
+    worth = in_windows(wrong) * (side * side + 1) + in_windows(there)
     top, left = (int(i) for i in np.unravel_index(np.argmax(worth), worth.shape))
     return slice(top, top + h), slice(left, left + w), float(zoom)
 
@@ -120,8 +128,38 @@ def panels(
         overlay(picture, prediction, PREDICTION),
         error_map(truth, prediction),
     ]
-    top, left = ((side - size) // 2 for size in picture.shape[:2])
+    return _framed(drawn, side), (rows.stop - rows.start, columns.stop - columns.start)
+
+
+def outcomes(
+    image: Shaped[np.ndarray, "h w c"],
+    truth: Integer[np.ndarray, "h w"],
+    prediction: Integer[np.ndarray, "h w"],
+    matches: Matches,
+    *,
+    side: int,
+) -> tuple[list[UInt8[np.ndarray, "side side 3"]], tuple[int, int]]:
+    """Draw one field of view three times: the image, its true objects, the predicted ones; and give its h and w.
+
+    True objects are outlined as found (`FOUND`) or missed (`LOST`), predicted ones as right (`FOUND`) or without a
+    partner (`EXTRA`). The field is the one where most pixels belong to objects that went wrong.
+    """
+    missed, false = np.isin(truth, matches.missed), np.isin(prediction, matches.false)
+    rows, columns, zoom = field_of_view(truth, prediction, panel=side, wrong=missed | false)
+    picture, truth, prediction, missed, false = (
+        magnified(array[rows, columns], zoom) for array in (for_display(image), truth, prediction, missed, false)
+    )
+    drawn = [picture]
+    for label, wrong, colour in ((truth, missed, LOST), (prediction, false, EXTRA)):
+        right = overlay(picture, np.where(wrong, 0, label), FOUND)
+        drawn.append(overlay(right, np.where(wrong, label, 0), colour))
+    return _framed(drawn, side), (rows.stop - rows.start, columns.stop - columns.start)
+
+
+def _framed(drawn: Sequence[np.ndarray], side: int) -> list[UInt8[np.ndarray, "side side 3"]]:
+    """Each picture in the middle of a white square."""
+    top, left = ((side - size) // 2 for size in drawn[0].shape[:2])
     squares = [np.full((side, side, 3), 255, np.uint8) for _ in drawn]
     for square, part in zip(squares, drawn, strict=True):
         square[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return squares, (rows.stop - rows.start, columns.stop - columns.start)
+    return squares

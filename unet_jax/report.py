@@ -1,7 +1,4 @@
-"""Two pictures of a run: how it learned (`curves`) and what it does to images (`examples`).
-
-matplotlib is used through its Figure alone, so the caller's pyplot state and backend stay as they are.
-"""
+"""Two pictures of a run: how it learned (`curves`) and what it does to images (`examples`)."""
 
 import math
 import textwrap
@@ -12,12 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from unet_jax.logs import replacing
+from unet_jax.figures import BLUE, DPI, FAINT, GREEN, INK, PURPLE, VERMILLION, dress, save_figure
 from unet_jax.pictures import FALSE, MISSED, PREDICTION, TRUTH, panels
 
-DPI = 150
-INK, FAINT = "#222222", "#6b6b6b"
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#00805f", "#9b4f80"  # after Okabe and Ito
 Series = Mapping[str, tuple[np.ndarray, str]]  # name: (value an epoch, colour)
 GROUPS = ("best", "median", "worst")
 PANEL, GAP, GROUP_GAP, MARGIN = 252, 6, 30, 52  # pixels; 252 divides by 2, 3, 4, 6, 7 and 9
@@ -90,7 +84,7 @@ def curves(rows: Sequence[Mapping[str, object]], path: str | Path, *, title: str
         _mark_best(right, epoch, best, scores)
     _name_lines(left, losses)
     _name_lines(right, scores)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _column(rows: Sequence[Mapping[str, object]], key: str) -> np.ndarray:
@@ -103,12 +97,7 @@ def _lines(axes: Any, epoch: np.ndarray, series: Series, *, name: str) -> None:
     """Draw each series, with dots where a line would not show."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(name, loc="left", fontsize=10, fontweight="bold", color=INK)
-    axes.set_xlabel("epoch", fontsize=9, color=INK)
-    axes.grid(color="#e3e3e3", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK)
+    dress(axes, title=name, x="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     if len(epoch) == 1:
         axes.set_xlim(epoch[0] - 0.5, epoch[0] + 0.5)
@@ -235,16 +224,4 @@ def draw_sheet(sheet: np.ndarray, words: Sequence[tuple[float, float, str, dict[
     figure.figimage(sheet)
     for x, y, text, style in words:
         figure.text(x / width, 1 - y / height, text, parse_math=False, **{"color": INK, **style})
-    _save(figure, path)
-
-
-def _save(figure: Any, path: str | Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
-    # RGB by Pillow: a tenth smaller than savefig's RGBA
-    with replacing(path) as scratch:
-        picture.save(scratch, format="PNG", optimize=True, dpi=(DPI, DPI))
+    save_figure(figure, path)

@@ -1,0 +1,109 @@
+"""`unet-jax evaluate`: the scores of a model, or of label images from anywhere, on images with labels."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Publishable scores of a model, or of label images that any program made, on images with labels.
+
+    OUTPUT/results.json holds the scores with their rules, per_image.csv a row an image, report.html everything on one
+    page, with charts and pictures of what was missed; the pictures lie in OUTPUT/report too.
+    """
+
+    data: str
+    """Folder with images/ and labels/ (or masks/), a BBBC038 stage1_train.zip, or dsb2018."""
+    output: Path
+    """Folder of the results."""
+    model: Path | None = None
+    """Folder of a training (its --workdir), or of an exported model."""
+    predictions: Path | None = None
+    """In place of a model: folder of label images named as the images, such as the --output of unet-jax predict."""
+    split: Literal["all", "train", "val", "test"] = "all"
+    """Part of the images, by the hash of their names, as training splits them."""
+    robustness: bool = False
+    """Score also images spoiled by noise, blur, low contrast, JPEG blocks and uneven light; 26 times the work."""
+    tta: bool = False
+    """Average over eight flips and turns of every image."""
+    threshold: float | None = None
+    """Probability from which a pixel belongs to an object; the model's own, else 0.5."""
+    label_kind: Literal["instances", "binary", "classes"] | None = None
+    """What the numbers in the labels mean, where the labels of all images do not tell."""
+    ignore: int | None = None
+    """Value of label pixels that do not count."""
+    seed: int = 0
+    """Decides the noise and the direction of the light of --robustness."""
+    overwrite: bool = False
+    """Replace results that are in OUTPUT."""
+
+
+def evaluate(config: Evaluate) -> int:
+    """Run `unet-jax evaluate`."""
+    from tqdm import tqdm
+
+    from unet_jax.data.opening import open_labelled
+    from unet_jax.evaluating import Options, evaluate_source, model_or_folder, part_of
+
+    check(config)
+    source = open_labelled(config.data, label_kind=config.label_kind, ignore=config.ignore)
+    part = part_of(source, config.split)
+    predicted = model_or_folder(
+        source, part, model=config.model, predictions=config.predictions, threshold=config.threshold, tta=config.tta
+    )
+    options = Options(config.data, config.split, config.robustness, config.seed, config.model, command(config))
+    with tqdm(total=len(part) * (26 if config.robustness else 1), unit="image", disable=None) as bar:
+        results = evaluate_source(part, predicted, config.output, options, tick=bar.update)
+    say(results, config.output)
+    return 0
+
+
+def check(config: Evaluate) -> None:
+    """ValueError, with the mend, for options that do not go together."""
+    if (config.model is None) == (config.predictions is None):
+        both = "both --model and --predictions are" if config.model else "neither --model nor --predictions is"
+        raise ValueError(f"{both} given: name the folder of a model, or that of label images to score")
+    if config.predictions and (config.robustness or config.tta or config.threshold is not None):
+        raise ValueError("--robustness, --tta and --threshold need a model that can predict: give --model")
+    if config.threshold is not None and not 0 < config.threshold < 1:
+        raise ValueError(f"--threshold {config.threshold}: choose a probability between 0 and 1")
+    if (config.output / "results.json").exists() and not config.overwrite:
+        raise ValueError(f"{config.output} holds results already: name another --output, or add --overwrite")
+
+
+def command(config: Evaluate) -> str:
+    """The command line that gives these options."""
+    import shlex
+
+    words = ["unet-jax", "evaluate"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            flag = f"--{field.name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)
+
+
+def say(results: dict, output: Path) -> None:
+    """Print what one looks for first."""
+    objects, pixels, cases = results["objects"], results["pixels"], results["cases"]
+    rates = {name: row["rate"] for name, row in cases.items() if name != "by_kind"}
+
+    def share(name: str) -> str:
+        return "none there" if rates[name] is None else f"{rates[name]:.1%}"
+
+    for note in results["about"]["notes"]:
+        print(f"note: {note}")
+    for name, part in [*objects["by_kind"].items(), ("all", objects)]:
+        ap = part["ap_pooled"]
+        print(
+            f"{name}: {part['images']} images, {part['objects']:,} objects, {part['predicted']:,} predicted; AP "
+            f"{ap['0.50']:.3f} at IoU 0.5, {ap['0.75']:.3f} at 0.75 (pooled); PQ {part['pq_pooled']:.3f}"
+        )
+    print(f"pixels: IoU {pixels['iou_pooled']:.3f} pooled, {pixels['iou_mean']:.3f} mean over images")
+    print(
+        f"touching pairs that came out as two: {share('touching_pairs')}; found: clear {share('clear')}, touching "
+        f"{share('touching')}, in low contrast {share('low_contrast')}"
+    )
+    print(f"report: {output / 'report.html'}, {output / 'results.json'}, {output / 'per_image.csv'}")

@@ -1,0 +1,174 @@
+"""A source of labelled images and predictions of them in; results.json, per_image.csv and report.html out."""
+
+import csv
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet_jax import evaluation_page, parallel
+from unet_jax.checkpoint import provenance
+from unet_jax.data.source import Source, Subset, split_of
+from unet_jax.logs import plain, replacing, write_json
+from unet_jax.predicted import FromFolder, FromModel
+from unet_jax.prediction import Predictor
+from unet_jax.robustness import measure_robustness
+from unet_jax.scoring import RULES, Truth, concatenate, per_image, summarise
+
+NOTES = {
+    "binary": "The labels say what is object and what is not, but not which pixels belong to one object: every "
+    "connected piece of the foreground counts as an object, so touching ones count as one.",
+    "classes": "The labels hold classes: every connected piece of one class counts as an object, and objects are "
+    "matched whatever their class.",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for, beside images and predictions."""
+
+    data: str
+    split: str = "all"
+    robustness: bool = False
+    seed: int = 0
+    model: Path | None = None
+    command: str = ""
+
+
+def part_of(source: Source, split: str) -> Subset:
+    """The images of a split ("all", "train", "val" or "test"); ValueError when it holds none."""
+    chosen = [i for i, name in enumerate(source.ids) if split in ("all", split_of(name))]
+    if not chosen:
+        raise ValueError(f"--split {split}: none of the {len(source)} images is in it: choose another, or --split all")
+    return Subset(source, chosen)
+
+
+def model_or_folder(
+    source: Source,
+    part: Subset,
+    *,
+    model: Path | None,
+    predictions: Path | None,
+    threshold: float | None = None,
+    tta: bool = False,
+) -> FromModel | FromFolder:
+    """Predictions of the images of `part`, by the model in a folder, or from a folder of label images.
+
+    Args:
+        source: all images, which say how many classes there are.
+        part: those to be predicted.
+        model: folder of a training or of an exported model, or None.
+        predictions: folder of label images, where `model` is None.
+        threshold: of the foreground; None takes the card's, else 0.5.
+        tta: average over eight views.
+
+    Raises:
+        FileNotFoundError, ValueError: see `Predictor.load` and `FromFolder`; a model of fewer classes than the labels.
+    """
+    known = int(getattr(source, "classes", 2)) if source.label_kind == "classes" else 2
+    if model is None:
+        return FromFolder(Path(predictions or "."), (part[i] for i in range(len(part))), num_classes=known)
+    predictor = Predictor.load(model, tta=tta)
+    of_model = len(predictor.card["classes"]) if known > 2 else 2
+    if 2 < of_model < known:
+        raise ValueError(
+            f"{model}: the model tells {of_model} classes apart, the labels hold {known}: score it on labels of its "
+            "own classes, or give --label-kind binary with labels of one"
+        )
+    chosen = threshold or float(predictor.card.get("threshold", 0.5))
+    return FromModel(predictor, threshold=chosen, num_classes=max(of_model, 2))
+
+
+def evaluate_source(
+    source: Source,
+    predicted: FromModel | FromFolder,
+    output: Path,
+    options: Options,
+    *,
+    tick: Callable[[], Any] = lambda: None,
+) -> dict[str, Any]:
+    """Score every image, and write results.json, per_image.csv, report/*.png and report.html.
+
+    Args:
+        source: N images with labels.
+        predicted: gives a label image for each.
+        output: folder of the results.
+        options: what to measure, and what is told of it.
+        tick: called after every image, 26 N times with robustness.
+
+    Returns:
+        What results.json holds.
+    """
+    began = time.perf_counter()
+    truths, rows = [], []
+    labels = predicted(source[i] for i in range(len(source)))
+    for i, label in zip(range(len(source)), labels, strict=True):
+        truths.append(Truth.of(source[i], source.label_kind, num_classes=predicted.num_classes))
+        rows.append(truths[i].score(label, predicted.kind))
+        tick()
+    scores = concatenate(rows)
+    kinds = source.columns.get("kind", ())
+    classes = predicted.predictor.card["classes"] if isinstance(predicted, FromModel) else ()
+    results = {"about": about(source, predicted, options), **summarise(scores, kinds=kinds, classes=classes)}
+    if options.robustness and isinstance(predicted, FromModel):
+        results["robustness"] = measure_robustness(source, truths, predicted, scores, seed=options.seed, tick=tick)
+    results["about"]["seconds"] = round(time.perf_counter() - began, 1)
+    results["rules"] = RULES
+    table = per_image(scores)
+    separability = np.array([truth.cases.separability for truth in truths])
+    write_table(output / "per_image.csv", source, {**table, "separability": separability})
+    show(output, source, truths, predicted, plain(results), table, options)
+    write_json(output / "results.json", results)
+    return plain(results)
+
+
+def show(
+    output: Path, source: Source, truths: list[Truth], predicted: FromModel | FromFolder, results: dict[str, Any],
+    table: dict[str, np.ndarray], options: Options,
+) -> None:  # fmt: skip
+    """Draw the pictures and write the page."""
+    folder = output / "report"
+    training = options.model / "metrics.jsonl" if options.model else None
+    pictures = evaluation_page.draw_charts(folder, results, training)
+    examples = evaluation_page.draw_examples(folder, source, truths, predicted, table)
+    if "robustness" in results and isinstance(predicted, FromModel):
+        middle = next((e["index"] for e in examples if e["group"] == "median"), 0)
+        pictures["severities"] = evaluation_page.draw_gallery(folder, source, predicted, middle, seed=options.seed)
+    evaluation_page.write_page(output / "report.html", results, source, table, examples, pictures)
+
+
+def about(source: Source, predicted: FromModel | FromFolder, options: Options) -> dict[str, Any]:
+    """What the numbers are of, where they come from, and what must be said with them."""
+    notes = [NOTES[source.label_kind]] if source.label_kind in NOTES else []
+    facts: dict[str, Any] = {"name": Path(predicted.facts.get("predictions", options.model or "")).name or "model"}
+    if predicted.kind == "binary":
+        notes.append("The predictions hold one number only: every connected piece of theirs counts as an object.")
+    if isinstance(predicted, FromModel):
+        card = predicted.predictor.card
+        learnt = str(card.get("config", {}).get("data", ""))
+        if options.split in ("all", "train") and Path(learnt).name == Path(options.data).name:
+            notes.append(
+                f"The model was trained on a part of {Path(learnt).name}, and the split {options.split} holds images "
+                "that it has seen: these scores are not those of new images. --split test is."
+            )
+        facts |= {"trained_on": learnt, "training_commit": card.get("commit", ""), "device": parallel.device_name()}
+    return {
+        **facts, "data": options.data, "split": options.split, "label_kind": source.label_kind, **predicted.facts,
+        **provenance(), "command": options.command,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "notes": notes,
+    }  # fmt: skip
+
+
+def write_table(path: Path, source: Source, columns: dict[str, np.ndarray]) -> None:
+    """Write a row an image: id, the columns of the source's index.csv, and the scores."""
+    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *source.columns, *columns])
+        for i, name in enumerate(source.ids):
+            values = (column[i] for column in columns.values())
+            numbers = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
+            writer.writerow([name, *(column[i] for column in source.columns.values()), *numbers])
