@@ -17,7 +17,7 @@ from unet_jax.logs import plain, replacing, write_json
 from unet_jax.predicted import FromFolder, FromModel
 from unet_jax.prediction import Predictor
 from unet_jax.robustness import measure_robustness
-from unet_jax.scoring import RULES, Truth, concatenate, per_image, summarise
+from unet_jax.scoring import RULES, Scores, Truth, concatenate, per_image, summarise
 
 NOTES = {
     "binary": "The labels say what is object and what is not, but not which pixels belong to one object: every "
@@ -108,7 +108,7 @@ def evaluate_source(
     labels = predicted(source[i] for i in range(len(source)))
     for i, label in zip(range(len(source)), labels, strict=True):
         truths.append(Truth.of(source[i], source.label_kind, num_classes=predicted.num_classes))
-        rows.append(truths[i].score(label, predicted.kind))
+        rows.append(_named(source.ids[i], truths[i], label, predicted.kind))
         tick()
     scores = concatenate(rows)
     kinds = source.columns.get("kind", ())
@@ -124,6 +124,13 @@ def evaluate_source(
     show(output, source, truths, predicted, plain(results), table, options)
     write_json(output / "results.json", results)
     return plain(results)
+
+
+def _named(name: str, truth: Truth, label: np.ndarray, kind: str) -> Scores:
+    try:
+        return truth.score(label, kind)
+    except ValueError as error:
+        raise ValueError(f"image {name}: {error}") from error
 
 
 def show(

@@ -8,7 +8,7 @@ import numpy as np
 
 from unet_jax import charts, page, report
 from unet_jax.data.pipeline import to_uint8
-from unet_jax.data.source import Source, Subset
+from unet_jax.data.source import Source
 from unet_jax.degrade import SEVERITIES
 from unet_jax.hard_cases import PAIRS
 from unet_jax.logs import read_rows, replacing
@@ -50,7 +50,7 @@ def draw_examples(
     """
     ap = np.where(table["objects"] + table["predicted"] > 0, table["ap_average"], np.nan)
     groups = [(group, i) for group, chosen in report.choose_examples(ap).items() for i in chosen]
-    labels = predicted(Subset(source, [i for _, i in groups]))
+    labels = predicted(source[i] for _, i in groups)
     drawn: list[Example] = []
     for (group, i), label in zip(groups, labels, strict=True):
         sample, truth = source[i], truths[i]
@@ -89,7 +89,7 @@ def draw_gallery(folder: Path, source: Source, model: FromModel, index: int, *, 
     """Show what the severities look like, on a crop of one image."""
     sample = source[index]
     image = to_uint8(sample["image"], **model.predictor.percentiles)
-    return save_png(gallery(image, name=sample["id"], seed=seed), folder / "severities.png")
+    return save_png(gallery(image, sample["label"], name=sample["id"], seed=seed), folder / "severities.png")
 
 
 def write_page(

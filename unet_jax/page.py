@@ -37,7 +37,8 @@ figcaption { font-size: 13px; line-height: 1.4 }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; font-size: 13.5px; margin: 8px 0 }
 dt { font-weight: 600 } dd { margin: 0; overflow-wrap: anywhere }
 @media (max-width: 760px) { .example { grid-template-columns: 1fr } .heads { display: none } }
-@media print { body { max-width: none; padding: 0 } h2 { break-after: avoid } figure, .example, tr { break-inside: avoid } }
+@media print { body { max-width: none; padding: 0 } h2 { break-after: avoid }
+  figure, .example, tr { break-inside: avoid } }
 """
 
 
@@ -81,7 +82,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str
         lines.append(f'<tr class="all">{cells}</tr>' if row[0] in bold else f"<tr>{cells}</tr>")
     names = "".join(f"<th>{text(name)}</th>" for name in head)
     below = f"<caption>{text(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{below}<thead><tr>{names}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    inner = f"<table>{below}<thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{inner}</div>'
 
 
 def picture(path: Path, alt: str, *, caption: str = "") -> str:

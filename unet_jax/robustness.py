@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from unet_jax.data.pipeline import to_uint8
 from unet_jax.data.source import Source
@@ -69,12 +70,14 @@ def chart_lines(result: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def gallery(image: np.ndarray, *, name: str, seed: int, side: int = 96, gap: int = 4) -> np.ndarray:
-    """One crop of a stretched image spoiled in every way: (H, W, 3), a row a way, severities 0 to 5 from left to right."""
+def gallery(image: np.ndarray, label: np.ndarray, *, name: str, seed: int, side: int = 120, gap: int = 4) -> np.ndarray:
+    """The fullest crop of a stretched image, spoiled: (H, W, 3), a row a way, severities 0 to 5 from left to right."""
     from unet_jax.pictures import for_display
 
     h, w = (min(side, size) for size in image.shape[:2])
-    top, left = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
+    full = ndimage.uniform_filter((label > 0).astype(np.float64), (h, w), origin=(-(h // 2), -(w // 2)))
+    full = full[: image.shape[0] - h + 1, : image.shape[1] - w + 1]  # of the window that begins at each place
+    top, left = np.unravel_index(np.argmax(full), full.shape)
     sheet = np.full((len(SEVERITIES) * (side + gap) - gap, 6 * (side + gap) - gap, 3), 255, np.uint8)
     for row, kind in enumerate(SEVERITIES):
         for severity in range(6):
