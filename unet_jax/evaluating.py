@@ -79,8 +79,7 @@ def model_or_folder(
             f"{model}: the model tells {of_model} classes apart, the labels hold {known}: score it on labels of its "
             "own classes, or give --label-kind binary with labels of one"
         )
-    chosen = threshold or float(predictor.card.get("threshold", 0.5))
-    return FromModel(predictor, threshold=chosen, num_classes=max(of_model, 2))
+    return FromModel(predictor, num_classes=max(of_model, 2), threshold=threshold)
 
 
 def evaluate_source(
@@ -142,9 +141,9 @@ def show(
     training = options.model / "metrics.jsonl" if options.model else None
     pictures = evaluation_page.draw_charts(folder, results, training)
     examples = evaluation_page.draw_examples(folder, source, truths, predicted, table)
-    if "robustness" in results and isinstance(predicted, FromModel):
+    if "robustness" in results:
         middle = next((e["index"] for e in examples if e["group"] == "median"), 0)
-        pictures["severities"] = evaluation_page.draw_gallery(folder, source, predicted, middle, seed=options.seed)
+        pictures["severities"] = evaluation_page.draw_gallery(folder, source, middle, seed=options.seed)
     evaluation_page.write_page(output / "report.html", results, source, table, examples, pictures)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unet_jax import charts, page, report
-from unet_jax.data.pipeline import to_uint8
+from unet_jax.data.normalisation import to_uint8
 from unet_jax.data.source import Source
 from unet_jax.degrade import SEVERITIES
 from unet_jax.hard_cases import PAIRS
@@ -85,10 +85,10 @@ def draw_charts(folder: Path, results: dict[str, Any], training: Path | None) ->
     return paths
 
 
-def draw_gallery(folder: Path, source: Source, model: FromModel, index: int, *, seed: int) -> Path:
+def draw_gallery(folder: Path, source: Source, index: int, *, seed: int) -> Path:
     """Show what the severities look like, on a crop of one image."""
     sample = source[index]
-    image = to_uint8(sample["image"], **model.predictor.percentiles)
+    image = to_uint8(sample["image"])
     return save_png(gallery(image, sample["label"], name=sample["id"], seed=seed), folder / "severities.png")
 
 

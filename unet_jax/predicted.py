@@ -11,7 +11,6 @@ from unet_jax.data.labels import to_label, values_of
 from unet_jax.data.pairs import LABEL_SUFFIXES
 from unet_jax.inputs import find_inputs
 from unet_jax.outputs import LABELS
-from unet_jax.predict_files import separator
 from unet_jax.prediction import Prediction, Predictor, class_map
 
 Sample = dict[str, Any]
@@ -24,12 +23,14 @@ class FromModel:
     `kind` says what the numbers mean, "instances" or "classes"; `facts` how they are made.
     """
 
-    def __init__(self, predictor: Predictor, *, threshold: float, num_classes: int):
-        """Nothing is predicted yet."""
-        self.predictor, self.threshold, self.num_classes = predictor, threshold, num_classes
+    def __init__(self, predictor: Predictor, *, num_classes: int, threshold: float | None = None):
+        """Nothing is predicted yet; a `threshold` takes the place of the card's."""
+        self.predictor, self.num_classes = predictor, num_classes
+        self.threshold = predictor.threshold if threshold is None else threshold
         self.kind = "classes" if num_classes > 2 else "instances"
         self.facts = {
-            "model": predictor.fingerprint, "threshold": threshold, "tta": predictor.tta,
+            "model": predictor.fingerprint, "head": predictor.card.get("head", "classes"),
+            "separation": {**predictor.card.get("separation", {}), "threshold": self.threshold}, "tta": predictor.tta,
             "tile": list(predictor.input_size), "overlap": predictor.overlap,
         }  # fmt: skip
 
@@ -42,7 +43,7 @@ class FromModel:
         """Objects, or classes, of one prediction."""
         if self.kind == "classes":
             return class_map(prediction.probabilities, self.threshold)
-        return separator(self.threshold)(prediction.probabilities)
+        return self.predictor.objects(prediction, threshold=self.threshold)
 
     def _prepare(self, sample: Sample) -> np.ndarray:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from unet_jax.data.pipeline import to_uint8
+from unet_jax.data.normalisation import to_uint8
 from unet_jax.data.source import Source
 from unet_jax.degrade import MEANING, SEVERITIES, degrade
 from unet_jax.predicted import FromModel, Sample
@@ -19,7 +19,7 @@ def spoiled(source: Source, model: FromModel, kind: str, severity: int, *, seed:
     """The samples of a source, their images stretched as the model sees them, then degraded."""
     for i in range(len(source)):
         sample = source[i]
-        image = to_uint8(sample["image"], **model.predictor.percentiles)
+        image = to_uint8(sample["image"])
         yield {**sample, "image": degrade(image, kind, severity, name=sample["id"], seed=seed)}
 
 
