@@ -177,7 +177,8 @@ def _hard(results: dict[str, Any]) -> list[str]:
 
 def _pixels(results: dict[str, Any]) -> list[str]:
     names = ("iou", "dice", "precision", "recall")
-    head = ["", "images", *(f"{name.replace('iou', 'IoU')} {way}" for name in names for way in ("pooled", "mean"))]
+    shown = ("IoU", "Dice", "precision", "recall")
+    head = ["", "images", *(f"{name} {way}" for name in shown for way in ("pooled", "mean"))]
 
     def rows(parts: list[tuple[str, dict[str, Any]]]) -> list[list[object]]:
         keys = [f"{name}_{way}" for name in names for way in ("pooled", "mean")]

@@ -9,20 +9,21 @@ from typing import Any
 STYLE = """
 :root { --ink: #222; --faint: #6b6b6b; --line: #dcdcdc; --blue: #0072b2 }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 36px 28px 60px; max-width: 1120px; color: var(--ink); background: #fff;
+body { margin: 0 auto; padding: 36px 28px 60px; max-width: 1160px; color: var(--ink); background: #fff;
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
 h1 { font-size: 27px; line-height: 1.25; margin: 0 0 4px } h2 { font-size: 19px; margin: 44px 0 10px }
 h3 { font-size: 15px; margin: 22px 0 6px } p { margin: 6px 0; max-width: 78ch }
 .faint, figcaption, dd, caption { color: var(--faint) }
 code { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(165px, 1fr)); gap: 12px; margin: 22px 0 }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 12px; margin: 22px 0 }
 .tile { border: 1px solid var(--line); border-radius: 6px; padding: 11px 14px }
 .tile b { display: block; font-size: 26px; line-height: 1.2; font-weight: 600 }
 .tile span { font-size: 13px; color: var(--faint); display: block; line-height: 1.35 }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: 8px 0 4px; font-variant-numeric: tabular-nums; font-size: 14px }
-th, td { text-align: right; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { font-weight: 600; vertical-align: bottom } th:first-child, td:first-child { text-align: left }
+th, td { text-align: right; padding: 4px 0 4px 14px; border-bottom: 1px solid var(--line); white-space: nowrap }
+th { font-weight: 600; vertical-align: bottom; line-height: 1.3 }
+thead th { white-space: normal } th:first-child, td:first-child { text-align: left; padding-left: 0 }
 thead th { border-bottom: 2px solid #999 } tr.all td { font-weight: 600 }
 caption { caption-side: bottom; text-align: left; font-size: 13px; padding-top: 5px; line-height: 1.4 }
 .charts { display: flex; flex-wrap: wrap; gap: 20px } .charts img { width: 520px; max-width: 100% }
@@ -95,7 +96,8 @@ def picture(path: Path, alt: str, *, caption: str = "") -> str:
 
 def key(colour: tuple[int, int, int], words: str) -> str:
     """A short line of a colour and what it means."""
-    return f'<span class="key" style="background: rgb{colour}"></span>{text(words)}'
+    line = f'<span class="key" style="background: rgb{colour}"></span>'
+    return f'<span style="white-space: nowrap">{line}{text(words)}</span>'
 
 
 def facts(pairs: Mapping[str, Any]) -> str:
