@@ -31,10 +31,12 @@ from unet_jax.evaluation import evaluate
 from unet_jax.heads import HEADS
 from unet_jax.logs import MetricsLog, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
+from unet_jax.model_folder import read_model
 from unet_jax.models import UNet, to_spec
 from unet_jax.models.unet import check_size
 from unet_jax.prediction import Predictor
 from unet_jax.scorecard import draw, write_results
+from unet_jax.transfer import start_from
 from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
 
 LOSSES = {
@@ -53,6 +55,8 @@ class Config:
     """synthetic (made-up cells), dsb2018 (BBBC038, downloaded, or its zip), or a folder of your own."""
     preset: Literal["auto", "small", "paper"] = "auto"
     """small: for a CPU; paper: the teaching recipe, for an accelerator; auto: what this machine can carry."""
+    init: str | None = None
+    """Start from a trained model, such as nuclei, which comes with the package, or the folder of another training."""
     workdir: Path | None = None
     """Folder of the run; runs/cells-DATE-TIME when not given."""
     resume: bool = False
@@ -200,10 +204,19 @@ def main(config: Config) -> int:
     planned_steps = config.epochs * steps_per_epoch(len(parts["train"]), config.batch)
     model, optimizer, step, eval_step = compose(config, planned_steps)
     state = training.init_state(model, optimizer, (config.patch, config.patch, source.channels), seed=config.seed)
+    if config.init is not None and not config.resume:
+        state = start(config, state)
     card = make_card(config, model, source)
     open_workdir(config.workdir, dataclasses.asdict(config))
     with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
         return train(config, parts, step, eval_step, state, card, checkpoints, log)
+
+
+def start(config: Config, state: training.State) -> training.State:
+    """The state with the parameters of the model that `--init` names."""
+    state, fresh = start_from(state, read_model(config.init)[0])
+    print(f"starting from {config.init}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+    return state
 
 
 def train(

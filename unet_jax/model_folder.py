@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from unet_jax import pretrained
 from unet_jax.logs import replacing, write_json
 
 CARD, PARAMETERS = "card.json", "params.npz"
@@ -19,14 +20,15 @@ def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, An
     """Variables ({"params": ...} and model state, float32 numpy) and card of the model in a folder.
 
     Args:
-        folder: of a training (with checkpoints/ in it), its checkpoints/ itself, or one that `write_model` made.
+        folder: of a training (with checkpoints/ in it), its checkpoints/ itself, or one that `write_model` made; or
+            the name of a model that comes with the package.
         which: "best" or "latest" checkpoint; a small folder holds one only.
 
     Raises:
         FileNotFoundError: the folder holds no model, or a model without a card.
         ValueError: what it holds is damaged, or its card lacks what prediction needs.
     """
-    folder = Path(folder)
+    folder = pretrained.resolve(folder)
     if (folder / PARAMETERS).exists() or (folder / CARD).exists():
         variables, card = _read_small(folder)
     else:
@@ -34,8 +36,8 @@ def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, An
         inner = inner if inner.is_dir() else folder
         if not inner.is_dir() or not any(entry.name.isdigit() for entry in inner.iterdir()):
             raise FileNotFoundError(
-                f"{folder} holds no model: name the --workdir of a training (with checkpoints/ in it), or a folder "
-                f"with {CARD} and {PARAMETERS}"
+                f"{folder} holds no model: name the --workdir of a training (with checkpoints/ in it), a folder "
+                f"with {CARD} and {PARAMETERS}, or a model of the package ({', '.join(pretrained.names())})"
             )
         from unet_jax.checkpoint import load  # orbax takes a second to import
 
