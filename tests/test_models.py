@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from tests.fixtures import make_simple_unet
 from unet_jax.models import MODELS, UNet, from_spec, to_spec
+from unet_jax.models.blocks import GroupNorm
 from unet_jax.models.unet import margin, output_size
 
 TINY = (4, 6, 8)
@@ -147,3 +149,15 @@ def test_spec_round_trip_through_json(model):
         from_spec({"name": "VNet"})
     with pytest.raises(ValueError, match="no field depth"):
         from_spec({"name": model.__name__, "depth": 3})
+
+
+def test_group_normalisation_is_that_of_flax():
+    x = 3 * jax.random.normal(jax.random.PRNGKey(0), (2, 4, 4, 8)) + 1
+    variables = {"params": {"scale": jnp.arange(1.0, 9), "bias": jnp.arange(8.0)}}
+    reference, ours = nn.GroupNorm(num_groups=4), GroupNorm(4)
+
+    def slope(module):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(module.apply(variables, x))))(x)
+
+    np.testing.assert_allclose(ours.apply(variables, x), reference.apply(variables, x), atol=1e-5)
+    np.testing.assert_allclose(slope(ours), slope(reference), atol=1e-5)
