@@ -136,6 +136,7 @@ def resolve(config: Config, backend: str) -> Config:
 def open_source(config: Config) -> Source:
     """The images that `--data` names."""
     data = config.data
+    from unet_jax import doctor
     from unet_jax.data import FolderSource
     from unet_jax.data.synthetic import SyntheticCells
     from unet_jax.datasets.dsb2018 import build_dsb2018, is_stage1_train
@@ -156,6 +157,7 @@ def open_source(config: Config) -> Source:
             f"--data {data}: this {kind}; give a folder that holds images/ and labels/ (or masks/), a BBBC038 "
             "stage1_train.zip, synthetic, or dsb2018"
         )
+    doctor.announce(Path(data))
     return FolderSource(Path(data), label_kind=config.label_kind, ignore=config.ignore).preload()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from unet_jax import startup
+from unet_jax.commands.check import Check, check
 from unet_jax.commands.evaluate import Evaluate, evaluate
 
 
@@ -84,7 +85,7 @@ def predict(config: Predict) -> int:
     return 1 if report.failed else 0
 
 
-COMMANDS = {"predict": (Predict, predict), "evaluate": (Evaluate, evaluate)}
+COMMANDS = {"predict": (Predict, predict), "evaluate": (Evaluate, evaluate), "check": (Check, check)}
 
 
 def main() -> NoReturn:

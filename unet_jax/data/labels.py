@@ -20,7 +20,7 @@ class Values(NamedTuple):
     pieces: float | None
 
 
-def values_of(label: Integer[np.ndarray, "h w"], *, ignore: int | None = None, measure_pieces: bool = False) -> Values:
+def values_of(label: Integer[np.ndarray, "*s"], *, ignore: int | None = None, measure_pieces: bool = False) -> Values:
     """Summary of one label; `ignore` is left out.
 
     `pieces` is the mean number of connected pieces of a value that is not 0: about 1 for objects, more for classes. It

@@ -75,7 +75,7 @@ def _decathlon(root: Path) -> Layout:
         facts = json.loads(path.read_text(encoding="utf-8"))
         channels = facts.get("channel_names") or facts["modality"]
         channels = tuple(str(name) for _, name in sorted(channels.items(), key=lambda pair: int(pair[0])))
-        names, regions = _names_of(facts["labels"])
+        names, regions = names_of(facts["labels"])
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f'{path}: {error!r}; it needs "modality" (or "channel_names") such as {{"0": "FLAIR"}} and '
@@ -92,7 +92,7 @@ def _decathlon(root: Path) -> Layout:
     return Layout(root, channels, classes, values, ignore, regions or _regions_of(classes), cases)
 
 
-def _names_of(labels: dict[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
+def names_of(labels: dict[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
     """Name of every value, and the regions that nnU-Net's form of a dataset.json may give."""
     if all(key.isdigit() for key in labels):
         return {int(value): str(name) for value, name in labels.items()}, {}
