@@ -75,9 +75,8 @@ class Config:
     """Images a step, over all devices: the recipe's 8 also suits 2 to 8 devices."""
     patch: int = 256
     """Side of the training crop in pixels: the recipe's size, which 4 levels divide."""
-    target: Literal["foreground", "border", "distance", "flow"] | None = None
-    """What tells touching objects apart, see unet_jax/heads.py; flow, the best of them on real cells, where the masks
-    number the objects, else foreground."""
+    target: Literal["foreground", "border", "distance", "flow"] = "foreground"
+    """What tells touching objects apart, see unet_jax/heads.py: all but foreground need masks that number objects."""
     widths: tuple[int, ...] | None = None
     """Filters of each level, the last at the bottom: one down-sampling less than there are numbers."""
     loss: Literal["dice", "bce", "focal", "dice+bce"] | None = None
@@ -161,16 +160,13 @@ def open_source(config: Config) -> Source:
     return FolderSource(Path(data), label_kind=config.label_kind, ignore=config.ignore).preload()
 
 
-def target_for(target: str | None, label_kind: str) -> str:
-    """The target of the config, or the best that the masks allow; ValueError for one that they do not."""
-    if label_kind == "instances" or target == "foreground":
-        return target or "flow"
-    if target is not None:
+def check_target(target: str, label_kind: str) -> None:
+    """ValueError for a head that the masks cannot teach."""
+    if target != "foreground" and label_kind != "instances":
         raise ValueError(
             f"--target {target} needs masks in which every object has its own number, these are {label_kind}: choose "
             "--target foreground, or --label-kind instances if the numbers are objects"
         )
-    return "foreground"
 
 
 def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
@@ -196,7 +192,7 @@ def main(config: Config) -> int:
     config = resolve(config, jax.default_backend())
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
     source = Normalised(open_source(config)).preload()
-    config = dataclasses.replace(config, target=target_for(config.target, source.label_kind))
+    check_target(config.target, source.label_kind)
     parts = split(source)
     announce(config, parts)
     if source.label_kind == "classes":

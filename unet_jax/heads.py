@@ -89,27 +89,27 @@ def _map_target(of: Callable[[Array], Array], label: Array) -> dict[str, Array]:
     return {"classes": targets.foreground(label), "map": of(label)}
 
 
-THRESHOLDS = (0.5, 0.4, 0.6)
+THRESHOLDS = (0.5, 0.4, 0.6, 0.7)
 
 HEADS: dict[str, Head] = {
     "foreground": Head(
         targets.foreground,
         _pixels_only,
         lambda values, **options: instances.separate_foreground(1 - values[..., 0], **options),
-        {"threshold": THRESHOLDS, "min_area": (0, 10, 20)},
+        {"threshold": THRESHOLDS, "min_area": (0, 10, 20, 40)},
     ),
     "border": Head(
         _border_target,
         _weighted,
         instances.separate_border,
-        {"seed": (0.5, 0.6, 0.7, 0.8), "threshold": THRESHOLDS, "min_area": (0, 10, 20)},
+        {"seed": (0.5, 0.6, 0.7, 0.8), "threshold": THRESHOLDS, "min_area": (0, 10, 20, 40)},
         classes=3,
     ),
     "distance": Head(
         partial(_map_target, lambda label: targets.distance(label) / _PIXELS),
         _with_map,
         lambda values, **options: instances.separate_distance(1 - values[..., 0], values[..., 2], **options),
-        {"depth": (0.75, 0.4, 1.2), "sigma": (1.0, 0.5, 2.0), "threshold": THRESHOLDS, "min_area": (0, 10, 20)},
+        {"depth": (0.75, 0.4, 1.2), "sigma": (1.0, 0.5, 2.0), "threshold": THRESHOLDS, "min_area": (0, 10, 20, 40)},
         map_size=lambda rank: 1,
         scale=_PIXELS,
     ),
@@ -117,7 +117,7 @@ HEADS: dict[str, Head] = {
         partial(_map_target, targets.flow),
         _with_map,
         lambda values, **options: instances.separate_flow(1 - values[..., 0], values[..., 2:], **options),
-        {"sigma": (1.0, 0.7, 1.5), "saddle": (0.5, 0.65, 0.8), "threshold": THRESHOLDS, "min_area": (0, 10, 20)},
+        {"sigma": (1.0, 0.7, 1.5), "saddle": (0.5, 0.65, 0.8), "threshold": THRESHOLDS, "min_area": (0, 10, 20, 40)},
         map_size=lambda rank: rank,
         vectors=True,
     ),
