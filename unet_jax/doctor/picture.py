@@ -64,7 +64,7 @@ def _charts(charts: Any, report: Report) -> None:
     else:
         _histogram(charts[2], [float(seen.objects) for seen in whole], "objects an image", PURPLE)
     known = [seen.separability for seen in whole if np.isfinite(seen.separability)]
-    _histogram(charts[3], known, "contrast (separability of objects)", VERMILLION)
+    _histogram(charts[3], known, "contrast (separability)", VERMILLION)
     if known:
         charts[3].axvline(LOW_CONTRAST, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
 
