@@ -29,6 +29,7 @@ from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, v
 from unet_jax.data.source import Source, count_kinds, split
 from unet_jax.evaluation import evaluate
 from unet_jax.heads import HEADS
+from unet_jax.lock import locked
 from unet_jax.logs import MetricsLog, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
 from unet_jax.model_folder import read_model
@@ -205,9 +206,10 @@ def main(config: Config) -> int:
     if config.init is not None and not config.resume:
         state = start(config, state)
     card = make_card(config, model, source)
-    open_workdir(config.workdir, dataclasses.asdict(config))
-    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
-        return train(config, parts, step, eval_step, state, card, checkpoints, log)
+    with locked(config.workdir):
+        open_workdir(config.workdir, dataclasses.asdict(config))
+        with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+            return train(config, parts, step, eval_step, state, card, checkpoints, log)
 
 
 def start(config: Config, state: training.State) -> training.State:

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from unet_jax.lock import check_unlocked
 from unet_jax.logs import plain, write_json
 
 
@@ -36,12 +37,13 @@ def check_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool, may
     """Refuse a folder that holds another run, or that is not the one to resume; nothing is written.
 
     Fields in `may_change` (how long to train, where) may differ from the run in the folder. Errors: FileExistsError
-    for a folder that holds another run, FileNotFoundError when there is nothing to resume, ValueError for a config
-    that disagrees.
+    for a folder that holds another run or is in use, FileNotFoundError when there is nothing to resume, ValueError for
+    a config that disagrees.
     """
     path, config = _config_file(workdir), plain(config)  # as JSON gives it back
     if workdir.exists() and not workdir.is_dir():
         raise FileExistsError(f"{workdir} is a file: name a folder with --workdir")
+    check_unlocked(workdir)
     if resume:
         if not path.exists():
             raise FileNotFoundError(f"{workdir} holds no run to resume: leave out --resume, or name its --workdir")
