@@ -96,6 +96,8 @@ class Config:
     """The recipe is constant; cosine ends a short training better."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Arithmetic of the network; parameters, logits and losses stay float32. bfloat16 is for accelerators."""
+    skip_nonfinite: int = 0
+    """Steps whose loss or gradient is NaN or infinite to skip, in all; 0: stop at the first, as it means an error."""
     seed: int = 0
     """Decides the weights, the order of the images and every random change of them."""
 
@@ -111,7 +113,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 BUDGET = ("epochs", "max_minutes")
-MAY_CHANGE = {*BUDGET, "patience", "learning_rate", "workdir", "resume"}  # between the starts of one run
+MAY_CHANGE = {
+    *BUDGET,
+    "patience",
+    "learning_rate",
+    "workdir",
+    "resume",
+    "skip_nonfinite",
+}  # between the starts of one run
 
 
 def resolve(config: Config, backend: str) -> Config:
@@ -126,7 +135,9 @@ def resolve(config: Config, backend: str) -> Config:
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")
     config = dataclasses.replace(config, preset=preset, workdir=workdir, dtype=dtype, **chosen)
-    startup.check_least(config, epochs=1, batch=1, patch=1, patience=1, seed=0, learning_rate=1e-9, max_minutes=0.01)
+    startup.check_least(
+        config, epochs=1, batch=1, patch=1, patience=1, seed=0, skip_nonfinite=0, learning_rate=1e-9, max_minutes=0.01
+    )
     if not 0 <= config.dropout < 1:
         raise ValueError(f"--dropout {config.dropout}: give a share of the features from 0 to below 1, such as 0.3")
     check_size((config.patch, config.patch), config.widths, "SAME")
@@ -184,6 +195,8 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
     loss = partial(head.loss, LOSSES[config.loss])
     changes = augment.strong() if config.augment else None
     step = training.make_train_step(model, optimizer, loss, target=head.target, augment=changes)
+    if config.skip_nonfinite:
+        step = training.skipping_nonfinite(step)
     eval_step = training.make_eval_step(model, loss, head.count, target=head.target, classify=head.classify)
     return model, optimizer, step, eval_step
 
@@ -260,7 +273,7 @@ def train(
             step=jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh)),
             batches=((parallel.shard(batch, mesh), [str(i) for i in batch["id"]]) for batch in stream),
             steps_per_epoch=steps_per_epoch(len(parts["train"]), config.batch),
-            budget=Budget(config.epochs, config.max_minutes, config.patience),
+            budget=Budget(config.epochs, config.max_minutes, config.patience, config.skip_nonfinite),
             callbacks=Callbacks(validate, epoch_done, save, print),
             stop=stop,
         )

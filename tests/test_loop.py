@@ -32,7 +32,7 @@ class Run:
     def save(self, state, position, score):
         self.events.append((int(state.step), position.step, position.epoch, score))
 
-    def fit(self, position=None, *, epochs=2, steps=5, patience=None, max_minutes=None):
+    def fit(self, position=None, *, epochs=2, steps=5, patience=None, max_minutes=None, skip=0):
         self.position = position or Position()
         optimizer = training.scheduled(1.0, epochs * steps)
         state = training.State(jnp.asarray(self.position.step), {}, {}, optimizer.init({}), jnp.zeros(2, jnp.uint32))
@@ -44,7 +44,7 @@ class Run:
                 step=self.step,
                 batches=((i, [f"image{i}"]) for i in itertools.count(start)),
                 steps_per_epoch=steps,
-                budget=Budget(epochs, max_minutes, patience),
+                budget=Budget(epochs, max_minutes, patience, skip),
                 callbacks=Callbacks(self.evaluate, self.rows.append, self.save, self.said.append),
                 stop=stop,
             )
@@ -100,6 +100,21 @@ def test_loss_that_is_not_finite_names_step_and_images_and_saves_nothing_more():
     with pytest.raises(NonFiniteLoss, match=r"nan .*at step 7.*'image6'.*--learning-rate"):
         run.fit()
     assert run.events == [(5, 5, 1, 0.5)]
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted_up_to_a_number():
+    nan = float("nan")
+    run = Run(losses={1: nan, 6: nan}, norms={8: float("inf")})
+    with pytest.raises(NonFiniteLoss, match=r"at step 9.*'image8' \(2 steps were skipped before\): look at"):
+        run.fit(skip=2)
+    assert run.rows[0]["train_loss"] == 3.25  # the mean of 1, 3, 4 and 5: step index 1 does not count
+    assert run.rows[0]["skipped_steps"] == 1
+    assert "skipped (1 of at most 2): the loss is nan and its gradient 1.0 at step 2" in run.said[0]
+    run = Run(losses={1: nan, 6: nan}, norms={8: float("inf")}, stop_at=6)
+    run.fit(skip=3)
+    later = Run(norms={8: float("inf")})
+    later.fit(run.position, skip=3)
+    assert (later.position.skipped, later.rows[0]["train_loss"]) == (3, 8.0)  # the mean of 6, 8 and 10
 
 
 def test_estimate_and_plan_of_a_run_in_minutes():

@@ -12,7 +12,12 @@ def in_new_process(code, **environment):
     """Run `code` in a fresh interpreter without this process's XLA_FLAGS and caches."""
     clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "UNET_JAX_CACHE")}
     return subprocess.run(
-        [sys.executable, "-c", code], env={**clean, **environment}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 
@@ -97,6 +102,21 @@ def test_what_the_user_can_mend_ends_in_one_message(monkeypatch, capsys, error):
     monkeypatch.setenv("UNET_JAX_TRACEBACK", "1")
     with pytest.raises(error):
         startup.run(main, Config, description="a program")
+
+
+def test_a_thread_that_waits_after_a_failed_save_holds_nothing_up():
+    code = """if True:
+        import errno, threading
+        from unet_jax import startup
+        def main(config):
+            threading.Thread(target=threading.Event().wait).start()
+            raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+        import dataclasses
+        startup.run(main, dataclasses.make_dataclass("Config", []), description="")
+    """
+    done = in_new_process(code)
+    assert done.returncode == 1
+    assert "'metrics.jsonl': free some space; a training then goes on with --resume" in done.stderr
 
 
 def test_values_below_the_least_name_the_flag():

@@ -81,6 +81,23 @@ def test_image_without_a_valid_pixel_counts_for_nothing():
     np.testing.assert_allclose(with_empty["loss"], jnp.mean(loss_of(slice(0, 3))), rtol=1e-5)
 
 
+def test_a_skipped_step_moves_nothing_but_the_step():
+    """The network itself blows up: its last bias is infinite for one batch."""
+    mesh, step, state = compiled()
+    guarded = jax.jit(training.skipping_nonfinite(step))
+    batch = parallel.shard(make_batch(), mesh)
+    learnt, _ = step(state, batch)
+    same, _ = guarded(state, batch)
+    for a, b in zip(jax.tree.leaves(learnt), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(a, b)
+    broken = state.replace(params=jax.tree.map(lambda x: x * jnp.inf, state.params))
+    after, out = guarded(broken, batch)
+    assert not np.isfinite(out["loss"])
+    assert int(after.step) == 1
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(broken.replace(step=after.step)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_evaluation_counts_every_valid_pixel_once():
     mesh, _, state = compiled()
     count = functools.partial(metrics.confusion, num_classes=2)

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield scratch
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
+        with _naming(path):
+            yield scratch
+            with open(scratch, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that may not be written to; the error itself is under way
+            scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in errors that do not, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def plain(value: object) -> object:
@@ -129,7 +142,7 @@ class MetricsLog:
         """Write one row; it needs an integer "step", and its other numbers go to TensorBoard at that step."""
         text = json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
         step = int(row["step"])  # type: ignore[call-overload]
-        with open(self.path, "a", encoding="utf-8") as file:
+        with _naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())

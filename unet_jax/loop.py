@@ -19,6 +19,7 @@ class Budget:
     epochs: int
     max_minutes: float | None = None
     patience: int | None = None
+    skip_nonfinite: int = 0  # steps of a loss or gradient that is not finite, in all; more end the run
 
 
 @dataclasses.dataclass
@@ -33,6 +34,8 @@ class Position:
     best_epoch: int = 0
     planned_epochs: int = 0
     planned_minutes: float | None = None  # the budget that this plan was made for
+    skipped: int = 0  # steps that taught nothing, as their loss or gradient was not finite
+    skipped_in_epoch: int = 0
 
 
 _MEND = "a lower --learning-rate may help, with --resume from the last checkpoint if an epoch was finished"
@@ -147,7 +150,7 @@ def _epoch(
             waited += time.perf_counter() - before
             state, metrics = step(state, batch)
             if pending is not None:
-                loss = _finish(pending, position)
+                loss = _finish(pending, position, pace.budget, say)
                 state = pace.after_step(state, position, say)
                 share = waited / (time.perf_counter() - began)
                 bar.set_postfix_str(
@@ -159,30 +162,41 @@ def _epoch(
             if stop.signal is not None:
                 break
         if pending is not None:
-            _finish(pending, position)
+            _finish(pending, position, pace.budget, say)
             bar.update()
     seconds = time.perf_counter() - began
     row = {
-        "train_loss": position.loss_sum / max(position.step - position.epoch * steps, 1),
+        "train_loss": position.loss_sum / max(position.step - position.epoch * steps - position.skipped_in_epoch, 1),
         "learning_rate": learning_rate(state),
         "images_per_second": images / seconds,
         "wait_share": waited / seconds,
     }
     if position.step == (position.epoch + 1) * steps:
-        position.loss_sum = 0.0
+        position.loss_sum, position.skipped_in_epoch = 0.0, 0
+    if pace.budget.skip_nonfinite:
+        row["skipped_steps"] = position.skipped
     return state, row
 
 
-def _finish(pending: tuple[dict[str, Any], list[str]], position: Position) -> float:
-    """Wait for a step's loss and count the step; one that is not finite ends the run before anything is saved."""
+def _finish(
+    pending: tuple[dict[str, Any], list[str]], position: Position, budget: Budget, say: Callable[[str], None]
+) -> float:
+    """Wait for a step's loss and count the step; one that is not finite is skipped, or ends the run unsaved."""
     metrics, ids = pending
     loss, norm = (float(np.asarray(metrics[name])) for name in ("loss", "grad_norm"))
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise NonFiniteLoss(
+        what = (
             f"the loss is {loss} and its gradient {norm} at step {position.step + 1}, in the batch of the images "
-            f"{', '.join(map(repr, ids))}: look at these images; {_MEND}"
+            f"{', '.join(map(repr, ids))}"
         )
-    position.loss_sum += loss
+        if position.skipped >= budget.skip_nonfinite:
+            allowed = f" ({position.skipped} steps were skipped before)" if budget.skip_nonfinite else ""
+            raise NonFiniteLoss(f"{what}{allowed}: look at these images; {_MEND}")
+        position.skipped += 1
+        position.skipped_in_epoch += 1
+        say(f"skipped ({position.skipped} of at most {budget.skip_nonfinite}): {what}")
+    else:
+        position.loss_sum += loss
     position.step += 1
     return loss
 

@@ -1,10 +1,12 @@
 """What an entry point does before jax is imported. `import unet_jax` never does it by itself."""
 
 import ctypes
+import errno
 import importlib.util
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,6 +79,14 @@ def unseen_accelerator(backend: str) -> str | None:
     return f"WARNING: this machine has {name} that jax does not see; the CPU is many times slower. To mend: {mend}"
 
 
+_MENDS = {
+    errno.ENOSPC: ": free some space; a training then goes on with --resume",
+    errno.EDQUOT: ": free some of your quota; a training then goes on with --resume",
+    errno.EROFS: ": name a folder that may be written to",
+    errno.EACCES: ": name a folder or file that you may use, or have its rights changed",
+}
+
+
 def check_least(config: Any, **least: float) -> None:
     """ValueError with the flag's name for a field of `config` that is below its least value; None is none."""
     for name, low in least.items():
@@ -103,6 +113,12 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
     except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("UNET_JAX_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        mend = _MENDS.get(error.errno, "") if isinstance(error, OSError) else ""
+        print(f"error: {error}{mend}", file=sys.stderr)
         code = 1
+    if code and any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
+        # After a save that failed, orbax's threads wait minutes for each other, and the interpreter for them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -19,6 +19,7 @@ from unet_jax.shapes import centre_crop
 Batch = Mapping[str, Any]  # of arrays, on the device or about to be
 Loss = Callable[..., Array]
 Augment = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
+Step = Callable[["State", Batch], tuple["State", dict[str, Array]]]
 
 
 class State(struct.PyTreeNode):
@@ -89,6 +90,20 @@ def make_train_step(
 def likeliest(logits: Array) -> Array:
     """The class of each pixel: the largest logit, or whether the only one is above 0."""
     return jnp.argmax(logits, axis=-1) if logits.shape[-1] > 1 else logits[..., 0] > 0
+
+
+def skipping_nonfinite(step: Step) -> Step:
+    """The same step, which learns nothing from a batch whose loss or gradient is not finite: only `state.step` moves.
+
+    Its metrics still say so, for `loop.fit` to count.
+    """
+
+    def guarded(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        new, out = step(state, batch)
+        good = jnp.isfinite(out["loss"]) & jnp.isfinite(out["grad_norm"])
+        return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state).replace(step=new.step), out
+
+    return guarded
 
 
 def make_eval_step(
