@@ -1,5 +1,6 @@
 import gc
 import itertools
+import json
 import shutil
 
 import jax
@@ -144,6 +145,37 @@ def test_whatever_is_done_to_the_newest_the_one_before_is_used_and_never_a_wrong
                 assert "damaged" not in caplog.text, what
     assert len(fell_back) > 10 / every
     gc.collect()
+
+
+def test_what_is_added_to_a_card_is_under_its_checksum(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(5), {"word": "old", "best_score": float("-inf")}, score=0.5)
+        checkpoints.amend({"word": "new"})
+        assert checkpoints.restore(make_state(0))[1]["word"] == "new"
+    card = tmp_path / "5" / "card" / "metadata"
+    card.write_text(card.read_text().replace("new", "odd"))
+    with pytest.raises(ValueError, match=r"5 is damaged .*the card's checksum is wrong"):
+        load(tmp_path)
+
+
+def test_another_network_is_no_damage(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(5), {}, score=0.5)
+        other = make_state(0).replace(params={"w": jnp.zeros((4, 4))})
+        with pytest.raises(ValueError, match=r"5 holds another network .*give the options of that run"):
+            checkpoints.restore(other)
+        assert int(checkpoints.restore(make_state(0))[0].step) == 5
+
+
+def test_a_checkpoint_of_the_first_format_has_no_checksums(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(5), {"word": "old"}, score=0.5)
+    path = tmp_path / "5" / "card" / "metadata"
+    path.write_text(json.dumps({"format": 1, "word": "old"}))
+    assert load(tmp_path)[1]["word"] == "old"
+    path.write_text(json.dumps({"format": 2, "word": "old"}))
+    with pytest.raises(ValueError, match="the card has no checksums"):
+        load(tmp_path)
 
 
 def test_provenance_names_the_version():

@@ -7,6 +7,7 @@ a final name. The card holds checksums of the arrays and of itself (`sound`).
 """
 
 import contextlib
+import json
 import logging
 import math
 import shutil
@@ -20,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 import unet_jax
 from unet_jax import sound
-from unet_jax.logs import write_json
+from unet_jax.logs import plain, replacing
 from unet_jax.training import State
 
 CARD_FORMAT = 2  # 1 had no checksums
@@ -81,7 +82,8 @@ class Checkpoints:
         """Add `changes` to the card of a checkpoint: what was found out after it was saved."""
         self.wait()
         step, card = sound.in_order(self.folder, which)[0]
-        write_json(self.folder / str(step) / "card" / "metadata", sound.resealed({**card, **changes}))
+        with replacing(self.folder / str(step) / "card" / "metadata") as scratch:
+            scratch.write_text(json.dumps(sound.resealed({**card, **plain(changes)})), encoding="utf-8")
 
     def latest_step(self) -> int | None:
         """Step of the newest whole checkpoint, or None."""
@@ -105,7 +107,7 @@ class Checkpoints:
             ) from error
 
     def _set_aside(self, step: int, error: Exception) -> None:
-        logging.getLogger("unet_jax").warning("%s; it is set aside, and the one before it used", error)
+        logging.getLogger("unet_jax").warning("%s; it is set aside, and the one before it used, if there is one", error)
         aside = self.folder / f"damaged-{step}"
         shutil.rmtree(aside, ignore_errors=True)
         (self.folder / str(step)).rename(aside)

@@ -1,8 +1,9 @@
 """Folders that hold a trained model: the folder of a training, or a small one of a card and parameters."""
 
 import json
+import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,22 @@ from unet_jax import pretrained
 from unet_jax.logs import replacing, write_json
 
 CARD, PARAMETERS = "card.json", "params.npz"
+CARD_BYTES = 2**24  # a card is some kB
 NEEDED = ("model", "channels", "normalisation", "classes", "patch")  # of a card, to predict
+
+
+def _count(value: object, most: int) -> bool:
+    return isinstance(value, int) and 1 <= value <= most
+
+
+# A card decides how much memory a prediction takes.
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "model": lambda v: isinstance(v, dict),
+    "channels": lambda v: _count(v, 4096),
+    "normalisation": lambda v: isinstance(v, dict),
+    "classes": lambda v: isinstance(v, list | tuple) and _count(len(v), 65535) and all(isinstance(n, str) for n in v),
+    "patch": lambda v: isinstance(v, list | tuple) and 2 <= len(v) <= 3 and all(_count(n, 2**14) for n in v),
+}
 
 
 def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,6 +60,9 @@ def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, An
         variables, card = load(inner, which=which)
     if missing := [name for name in NEEDED if name not in card]:
         raise ValueError(f"{folder}: the card says nothing about {', '.join(missing)}: train the model again")
+    if wrong := [name for name, right in _RIGHT.items() if not right(card[name])]:
+        words = ", ".join(f"{name} {str(card[name])[:80]}" for name in wrong)
+        raise ValueError(f"{folder}: the card says {words}, which no training writes: ask for the model again")
     return variables, card
 
 
@@ -70,15 +89,38 @@ def write_model(
     write_json(folder / CARD, card)
 
 
+def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and values of the arrays in an npz; ValueError, before any is made, for one that is not of the file's size.
+
+    `numpy.savez` stores without compression, so what is read is never larger than the file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                if dtype.kind not in "biuf":
+                    raise ValueError(f"{entry.filename} holds {dtype}, not numbers")
+                size = math.prod(shape) * dtype.itemsize
+                if entry.compress_type != zipfile.ZIP_STORED or size != entry.file_size - file.tell():
+                    raise ValueError(
+                        f"{entry.filename} says it has the shape {shape}, which is not what the file holds"
+                    )
+            with archive.open(entry) as file:
+                yield entry.filename.removesuffix(".npy"), np.lib.format.read_array(file, allow_pickle=False)
+
+
 def _read_small(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, what in ((CARD, "card, which says what the model is"), (PARAMETERS, "parameters")):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}, the {what}: copy the folder again, whole")
     try:
+        if (folder / CARD).stat().st_size > CARD_BYTES:
+            raise ValueError(f"a card of more than {CARD_BYTES} bytes")
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        with (folder / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name].astype(np.float32) for name in stored.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        arrays = {name: array.astype(np.float32) for name, array in _arrays(folder / PARAMETERS)}
+    except (ValueError, EOFError, OSError, RecursionError, zipfile.BadZipFile) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{folder}: {CARD} or {PARAMETERS} is damaged ({reason}): copy the folder again") from error
     if not isinstance(card, dict):
