@@ -6,11 +6,7 @@ Prints operations, bytes moved, temporaries and collectives of one step and chip
 Needs `pip install libtpu` on an x86 Linux machine. The counts are exact and repeatable; nothing is run.
 """
 
-import collections
 import dataclasses
-import importlib.util
-import os
-import re
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +20,8 @@ from benchmarks import ours
 from benchmarks.plain_flax import PlainUNet
 from benchmarks.work import CHANNELS, CLASSES, Work
 from unet_jax import parallel, startup, training
+from unet_jax.dry_run import analyse, tpu_devices
 from unet_jax.logs import write_json
-
-COLLECTIVES = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,26 +46,6 @@ class Config:
     """File for the figures."""
 
 
-def tpu_mesh(topology: str) -> Mesh:
-    """A mesh of TPU descriptions to compile for; ValueError with the mend where libtpu is not installed."""
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            "the TPU compiler is not installed: pip install libtpu (on x86 Linux; pip install 'jax[tpu]' takes the "
-            "version that suits jax)"
-        )
-    # libtpu would else ask the cloud which machine it is on, and wait for the answer
-    for name, value in {
-        "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_WORKER_ID": "0",
-    }.items():  # fmt: skip
-        os.environ.setdefault(name, value)
-    jax.config.update("jax_platforms", "cpu")
-    from jax.experimental import topologies
-
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    return Mesh(np.array(devices), ("data",))
-
-
 def steps(model: nn.Module, work: Work, mesh: Mesh) -> dict[str, Any]:
     """The training and the inference step of `model`, lowered for `mesh` from shapes alone."""
     space = (work.batch, *work.shape)
@@ -88,20 +63,9 @@ def steps(model: nn.Module, work: Work, mesh: Mesh) -> dict[str, Any]:
     return {"train": train.lower(state, batch), "infer": infer.lower(state, batch)}
 
 
-def analyse(compiled: Any) -> dict[str, Any]:
-    """Operations, bytes moved, temporary bytes and collectives of a compiled step, for one device."""
-    cost, text = compiled.cost_analysis(), compiled.as_text()
-    return {
-        "flop": cost["flops"],
-        "bytes_moved": cost["bytes accessed"],
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "collectives": dict(collections.Counter(COLLECTIVES.findall(text))),
-    }
-
-
 def main(config: Config) -> int:
     """Compile, print, and write the figures."""
-    mesh = tpu_mesh(config.topology)
+    mesh = Mesh(np.array(tpu_devices(config.topology)), ("data",))
     work = Work(config.width, config.depth, config.batch_per_chip * mesh.size, config.size, config.rank, config.dtype)
     plain = PlainUNet(work.widths, CLASSES, work.dtype)
     print(

@@ -22,11 +22,13 @@ from typing import Any, Literal
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from unet_jax import augment, losses, metrics, object_scores, parallel, training, tuning
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
 from unet_jax.data.source import Source, count_kinds, split
+from unet_jax.dry_run import analyse, lines, lower_step, tpu_devices
 from unet_jax.evaluation import evaluate
 from unet_jax.heads import HEADS
 from unet_jax.lock import locked
@@ -98,6 +100,12 @@ class Config:
     """Arithmetic of the network; parameters, logits and losses stay float32. bfloat16 is for accelerators."""
     skip_nonfinite: int = 0
     """Steps whose loss or gradient is NaN or infinite to skip, in all; 0: stop at the first, as it means an error."""
+    mesh: str | None = None
+    """data=N,space=M: N devices share the batch, M each image; all that divide the batch when not given."""
+    dry_run: bool = False
+    """Compile the training step, say what it costs on the mesh, and leave."""
+    topology: str | None = None
+    """With --dry-run: a TPU slice to compile for (v5e:4x4, v5p:4x4x4 ...); needs libtpu, but no TPU."""
     seed: int = 0
     """Decides the weights, the order of the images and every random change of them."""
 
@@ -113,6 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 BUDGET = ("epochs", "max_minutes")
+# between the starts of one run
 MAY_CHANGE = {
     *BUDGET,
     "patience",
@@ -120,7 +129,10 @@ MAY_CHANGE = {
     "workdir",
     "resume",
     "skip_nonfinite",
-}  # between the starts of one run
+    "mesh",
+    "dry_run",
+    "topology",
+}
 
 
 def resolve(config: Config, backend: str) -> Config:
@@ -141,6 +153,10 @@ def resolve(config: Config, backend: str) -> Config:
     if not 0 <= config.dropout < 1:
         raise ValueError(f"--dropout {config.dropout}: give a share of the features from 0 to below 1, such as 0.3")
     check_size((config.patch, config.patch), config.widths, "SAME")
+    if config.topology and not config.dry_run:
+        raise ValueError(f"--topology {config.topology} is a TPU to compile for: add --dry-run")
+    if not config.topology:
+        choose_mesh(config)
     return config
 
 
@@ -203,7 +219,9 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
 
 def main(config: Config) -> int:
     """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
-    config = resolve(config, jax.default_backend())
+    config = resolve(config, "tpu" if config.topology else jax.default_backend())
+    if config.dry_run:
+        return say_costs(config)
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
     source = Normalised(open_source(config)).preload()
     check_target(config.target, source.label_kind)
@@ -237,7 +255,7 @@ def train(
     checkpoints: Checkpoints, log: MetricsLog,
 ) -> int:  # fmt: skip
     """Train from `state` or from the last checkpoint, then score the test split with the best one."""
-    mesh, patch, position = parallel.data_mesh(config.batch), (config.patch, config.patch), Position()
+    mesh, patch, position = choose_mesh(config), (config.patch, config.patch), Position()
     state = jax.device_put(state, parallel.replicated(mesh))
     if config.resume:
         if checkpoints.latest_step() is not None:
@@ -282,6 +300,28 @@ def train(
         return 128 + stop.signal
     state, card = checkpoints.restore(state, which="best")
     finish(config, card, score, state, parts, position, checkpoints)
+    return 0
+
+
+def choose_mesh(config: Config) -> Mesh:
+    """The devices to train on: those that --mesh asks for, or as many as divide the batch."""
+    devices = tpu_devices(config.topology) if config.topology else None
+    if config.mesh is None and devices is None:
+        return parallel.data_mesh(config.batch)
+    words = config.mesh or f"data={len(devices)}"
+    return parallel.make_mesh(words, config.batch, config.patch, devices=devices)
+
+
+def say_costs(config: Config) -> int:
+    """Compile the training step for the mesh and print what it costs; nothing is run or written."""
+    mesh, channels = choose_mesh(config), open_source(config).channels
+    model, optimizer, step, _ = compose(config, planned_steps=1000)
+    shape = (config.patch, config.patch, channels)
+    state = jax.eval_shape(lambda: training.init_state(model, optimizer, shape, seed=config.seed))
+    lowered = lower_step(step, state, mesh, batch=config.batch, patch=shape[:-1], channels=channels)
+    axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    print(f"{config.topology or parallel.device_name()}, mesh {axes}, {config.batch} images a step, {config.dtype}")
+    print("\n".join(lines(analyse(lowered.compile()))))
     return 0
 
 

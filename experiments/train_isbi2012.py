@@ -34,6 +34,7 @@ from unet_jax import augment, losses, metrics, parallel, report, targets, traini
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
 from unet_jax.data.tiles import cut
+from unet_jax.lock import locked
 from unet_jax.logs import MetricsLog, plain, read_rows, write_json
 from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
@@ -246,8 +247,12 @@ def main(config: Config) -> int:
         "config": plain(config),
         **provenance(),
     }
-    open_workdir(config.workdir, dataclasses.asdict(config))
-    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+    with (
+        locked(config.workdir),
+        Checkpoints(config.workdir / "checkpoints") as checkpoints,
+        MetricsLog(config.workdir) as log,
+    ):
+        open_workdir(config.workdir, dataclasses.asdict(config))
         position, signal = run_training(
             state,
             step=step,

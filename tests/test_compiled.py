@@ -49,16 +49,6 @@ def test_counts_of_a_compiled_step():
     assert rows["train"]["bytes_moved"] > rows["infer"]["bytes_moved"]
 
 
-def test_collectives_in_the_compiler_s_words():
-    text = """
-      %all-reduce.3 = (bf16[64]{0}, f32[2]{0}) all-reduce(%a, %b), channel_id=1
-      %s = f32[8] all-reduce-start(%c)
-      %d = f32[8] all-reduce-done(%s)
-      %g = f32[8] all-gather(%all-reduce.3)
-    """
-    assert compiled.COLLECTIVES.findall(text) == ["all-reduce", "all-reduce", "all-gather"]
-
-
 def test_absent_tpu_compiler_names_the_mend(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install libtpu"):

@@ -66,7 +66,7 @@ class VolumeSource:
     def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]:
         """The case at `index`."""
         case = self.layout.cases[range(len(self))[index]]
-        image, label = (np.load(path, mmap_mode="r") for path in self._files(case))
+        image, label = (np.load(path, mmap_mode="r", allow_pickle=False) for path in self._files(case))
         mask = np.asarray(label != IGNORED)
         return {"image": image, "label": np.where(mask, label, 0).astype(np.int32), "mask": mask, "id": case.id}
 
