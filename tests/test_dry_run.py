@@ -53,7 +53,5 @@ def test_dry_run_says_what_a_step_costs_and_writes_nothing(config, capsys):
 
 
 def test_a_topology_is_only_compiled_for(config):
-    import dataclasses
-
     with pytest.raises(ValueError, match="--topology v5e:4x4 is a TPU to compile for: add --dry-run"):
         train_cells.main(dataclasses.replace(config, dry_run=False, topology="v5e:4x4"))
