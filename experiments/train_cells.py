@@ -102,6 +102,8 @@ class Config:
     """Steps whose loss or gradient is NaN or infinite to skip, in all; 0: stop at the first, as it means an error."""
     mesh: str | None = None
     """data=N,space=M: N devices share the batch, M each image; all that divide the batch when not given."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """jit: one program over the mesh, and the partitioner does the rest; pmap: one a device, over data alone."""
     dry_run: bool = False
     """Compile the training step, say what it costs on the mesh, and leave."""
     topology: str | None = None
@@ -153,6 +155,8 @@ def resolve(config: Config, backend: str) -> Config:
     if not 0 <= config.dropout < 1:
         raise ValueError(f"--dropout {config.dropout}: give a share of the features from 0 to below 1, such as 0.3")
     check_size((config.patch, config.patch), config.widths, "SAME")
+    if config.parallel == "pmap" and (config.dry_run or "space" in (config.mesh or "")):
+        raise ValueError("--parallel pmap splits the batch alone: leave out space=M and --dry-run, or take jit")
     if config.topology and not config.dry_run:
         raise ValueError(f"--topology {config.topology} is a TPU to compile for: add --dry-run")
     if not config.topology:
@@ -210,7 +214,8 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
     )
     loss = partial(head.loss, LOSSES[config.loss])
     changes = augment.strong() if config.augment else None
-    step = training.make_train_step(model, optimizer, loss, target=head.target, augment=changes)
+    axis = "data" if config.parallel == "pmap" else None
+    step = training.make_train_step(model, optimizer, loss, target=head.target, augment=changes, axis_name=axis)
     if config.skip_nonfinite:
         step = training.skipping_nonfinite(step)
     eval_step = training.make_eval_step(model, loss, head.count, target=head.target, classify=head.classify)
@@ -284,11 +289,15 @@ def train(
         checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
 
     stream = train_batches(parts["train"], patch=patch, batch=config.batch, seed=config.seed, start_step=position.step)
+    if config.parallel == "pmap":
+        step = parallel.pmapped(step, mesh)
+    else:
+        step = jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
     with StopRequest() as stop:
         state = fit(
             state,
             position,
-            step=jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh)),
+            step=step,
             batches=((parallel.shard(batch, mesh), [str(i) for i in batch["id"]]) for batch in stream),
             steps_per_epoch=steps_per_epoch(len(parts["train"]), config.batch),
             budget=Budget(config.epochs, config.max_minutes, config.patience, config.skip_nonfinite),

@@ -7,11 +7,12 @@ the neighbouring device that it needs.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -70,6 +71,32 @@ def shard(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """
     arrays = {k: v for k, v in batch.items() if isinstance(v, np.ndarray) and v.dtype.kind in "biuf"}
     return jax.device_put(arrays, {k: split_space(mesh) if v.ndim > 2 else split(mesh) for k, v in arrays.items()})
+
+
+def pmapped(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A training step, made with axis_name="data", compiled by `jax.pmap`: called as the one that jit compiles is.
+
+    Loss, gradients and batch statistics are those of the whole batch. Random numbers (augmentation, dropout) are drawn
+    device by device, so that they differ from those under jit, and the state is sent to the devices at every step.
+    """
+
+    def on_one(state: Any, batch: Any) -> Any:
+        with nn.intercept_methods(_over_devices):
+            return step(state, batch)
+
+    mapped = jax.pmap(on_one, "data", in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat))
+
+    def run(state: Any, batch: Any) -> Any:
+        parts = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
+        return jax.device_put(mapped(state, parts), replicated(mesh))
+
+    return run
+
+
+def _over_devices(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    if isinstance(context.module, nn.BatchNorm):
+        object.__setattr__(context.module, "axis_name", "data")  # its own field for this; modules are frozen
+    return call(*args, **kwargs)
 
 
 def device_name() -> str:

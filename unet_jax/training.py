@@ -54,15 +54,22 @@ def make_train_step(
     *,
     target: Callable[[Array], Any],
     augment: Augment | None = None,
+    axis_name: str | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """One step of gradient descent: (state, batch) -> (state, {"loss", "grad_norm"}), pure, for jit over any mesh.
 
     The images are scaled to [0, 1], augmented, and given to the model; `target` turns the (augmented) label into what
     `loss` compares with. The loss of each image counts once, images without a valid pixel not at all.
+    Under `parallel.pmapped`, where every device sees its part of the batch, `axis_name` says over what to add up.
     """
+
+    def everywhere(part: PyTree) -> PyTree:
+        return part if axis_name is None else jax.lax.psum(part, axis_name)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         augment_key, dropout_key = jax.random.split(key)
         image, label, mask = to_unit(batch["image"]), batch["label"], batch["mask"]
         if augment is not None:
@@ -76,9 +83,10 @@ def make_train_step(
             size = logits.shape[1:-1]
             per_image = loss(logits, target(centre_crop(label, size)), centre_crop(mask, size))
             counted = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
-            return jnp.sum(per_image * counted) / jnp.maximum(jnp.sum(counted), 1), changed
+            return jnp.sum(per_image * counted) / jnp.maximum(everywhere(jnp.sum(counted)), 1), changed
 
         (value, model_state), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        value, grads = everywhere((value, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
