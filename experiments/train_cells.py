@@ -323,7 +323,11 @@ def choose_mesh(config: Config) -> Mesh:
 
 def say_costs(config: Config) -> int:
     """Compile the training step for the mesh and print what it costs; nothing is run or written."""
-    mesh, channels = choose_mesh(config), open_source(config).channels
+    from unet_jax.data.synthetic import SyntheticCells
+
+    source = SyntheticCells if config.data == "synthetic" else open_source(config)  # nothing need be drawn
+    mesh, channels = choose_mesh(config), source.channels
+    config = dataclasses.replace(config, target=target_for(config.target, source.label_kind))
     model, optimizer, step, _ = compose(config, planned_steps=1000)
     shape = (config.patch, config.patch, channels)
     state = jax.eval_shape(lambda: training.init_state(model, optimizer, shape, seed=config.seed))

@@ -94,7 +94,10 @@ def _write(file: Path, images: np.ndarray, labels: np.ndarray) -> None:
 
 def _read(file: Path, count: int, size: int) -> Pair | None:
     try:
-        with file.open("rb") as stream, np.load(stream) as stored:  # a zip's checksums betray any damage
+        with (
+            file.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as stored,
+        ):  # a zip's checksums betray any damage
             images, labels = stored["images"], stored["labels"]
     except (FileNotFoundError, NotADirectoryError):
         return None
