@@ -24,20 +24,22 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from unet_jax import augment, losses, metrics, object_scores, parallel, training, tuning
+from unet_jax import augment, losses, memory, metrics, object_scores, parallel, training, tuning
 from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.data.named import open_named
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
-from unet_jax.data.source import Source, count_kinds, split
+from unet_jax.data.source import Source, describe_split, split
 from unet_jax.dry_run import analyse, lines, lower_step, tpu_devices
 from unet_jax.evaluation import evaluate
 from unet_jax.heads import HEADS
 from unet_jax.lock import locked
-from unet_jax.logs import MetricsLog, plain
-from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
+from unet_jax.logs import MetricsLog, epoch_line, plain
+from unet_jax.loop import Budget, Callbacks, Position, StopRequest, fit
 from unet_jax.model_folder import read_model
 from unet_jax.models import UNet, to_spec
 from unet_jax.models.unet import check_size
 from unet_jax.prediction import Predictor
+from unet_jax.profiling import Profile
 from unet_jax.scorecard import draw, write_results
 from unet_jax.transfer import start_from
 from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
@@ -108,6 +110,13 @@ class Config:
     """Compile the training step, say what it costs on the mesh, and leave."""
     topology: str | None = None
     """With --dry-run: a TPU slice to compile for (v5e:4x4, v5p:4x4x4 ...); needs libtpu, but no TPU."""
+    remat: bool = False
+    """Compute the network's levels again for the gradient instead of keeping them: less memory, more time."""
+    accumulate: int = 1
+    """Parts of a batch, one after the other in the memory of one, before each update: the gradient of the whole batch.
+    Batch norm sees a part's images at a time, as with a smaller batch; none and group are not affected."""
+    profile: bool = False
+    """Trace ten steps after the first five: WORKDIR/profile, for TensorBoard or https://ui.perfetto.dev."""
     seed: int = 0
     """Decides the weights, the order of the images and every random change of them."""
 
@@ -125,16 +134,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 BUDGET = ("epochs", "max_minutes")
 # between the starts of one run
 MAY_CHANGE = {
-    *BUDGET,
-    "patience",
-    "learning_rate",
-    "workdir",
-    "resume",
-    "skip_nonfinite",
-    "mesh",
-    "dry_run",
-    "topology",
-}
+    *BUDGET, "patience", "learning_rate", "workdir", "resume", "skip_nonfinite", "mesh", "dry_run", "topology",
+    "remat", "accumulate", "profile",
+}  # fmt: skip
+MENDS = "--remat, --accumulate 2 (4, 8 ...), or a smaller --batch, --patch or --widths"  # where memory runs out
 
 
 def resolve(config: Config, backend: str) -> Config:
@@ -149,47 +152,22 @@ def resolve(config: Config, backend: str) -> Config:
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")
     config = dataclasses.replace(config, preset=preset, workdir=workdir, dtype=dtype, **chosen)
-    startup.check_least(
-        config, epochs=1, batch=1, patch=1, patience=1, seed=0, skip_nonfinite=0, learning_rate=1e-9, max_minutes=0.01
-    )
+    startup.check_least(config, epochs=1, batch=1, accumulate=1, patch=1, patience=1, seed=0, skip_nonfinite=0)
+    startup.check_least(config, learning_rate=1e-9, max_minutes=0.01)
     if not 0 <= config.dropout < 1:
         raise ValueError(f"--dropout {config.dropout}: give a share of the features from 0 to below 1, such as 0.3")
+    if config.batch % config.accumulate:
+        raise ValueError(f"--accumulate {config.accumulate} does not divide --batch {config.batch} into equal parts")
     check_size((config.patch, config.patch), config.widths, "SAME")
-    if config.parallel == "pmap" and (config.dry_run or "space" in (config.mesh or "")):
-        raise ValueError("--parallel pmap splits the batch alone: leave out space=M and --dry-run, or take jit")
+    if config.parallel == "pmap" and (config.dry_run or config.accumulate > 1 or "space" in (config.mesh or "")):
+        raise ValueError(
+            "--parallel pmap splits the batch alone: leave out space=M, --accumulate and --dry-run, or take jit"
+        )
     if config.topology and not config.dry_run:
         raise ValueError(f"--topology {config.topology} is a TPU to compile for: add --dry-run")
     if not config.topology:
         choose_mesh(config)
     return config
-
-
-def open_source(config: Config) -> Source:
-    """The images that `--data` names."""
-    data = config.data
-    from unet_jax import doctor
-    from unet_jax.data import FolderSource
-    from unet_jax.data.synthetic import SyntheticCells
-    from unet_jax.datasets.dsb2018 import build_dsb2018, is_stage1_train
-
-    if data == "synthetic":
-        print(
-            "Made-up cells: 670 rendered images with exact labels. For real ones: --data dsb2018 (downloads BBBC038), "
-            "or --data FOLDER with your images/ and labels/"
-        )
-        return SyntheticCells()
-    if data == "dsb2018":
-        return build_dsb2018()
-    if is_stage1_train(Path(data)):
-        return build_dsb2018(source=Path(data))
-    if not Path(data).is_dir():
-        kind = "is a file" if Path(data).exists() else "does not exist"
-        raise FileNotFoundError(
-            f"--data {data}: this {kind}; give a folder that holds images/ and labels/ (or masks/), a BBBC038 "
-            "stage1_train.zip, synthetic, or dsb2018"
-        )
-    doctor.announce(Path(data))
-    return FolderSource(Path(data), label_kind=config.label_kind, ignore=config.ignore).preload()
 
 
 def check_target(target: str, label_kind: str) -> None:
@@ -205,8 +183,9 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
     """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
     head = HEADS[config.target]
     model = UNet(
-        config.widths, head.outputs(rank=2), config.norm, config.dropout, upsample=config.upsample, dtype=config.dtype
-    )
+        config.widths, head.outputs(rank=2), config.norm, config.dropout, upsample=config.upsample, dtype=config.dtype,
+        remat=config.remat,
+    )  # fmt: skip
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),
@@ -214,8 +193,10 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
     )
     loss = partial(head.loss, LOSSES[config.loss])
     changes = augment.strong() if config.augment else None
-    axis = "data" if config.parallel == "pmap" else None
-    step = training.make_train_step(model, optimizer, loss, target=head.target, augment=changes, axis_name=axis)
+    step = training.make_train_step(
+        model, optimizer, loss, target=head.target, augment=changes, accumulate=config.accumulate,
+        axis_name="data" if config.parallel == "pmap" else None,
+    )  # fmt: skip
     if config.skip_nonfinite:
         step = training.skipping_nonfinite(step)
     eval_step = training.make_eval_step(model, loss, head.count, target=head.target, classify=head.classify)
@@ -228,7 +209,8 @@ def main(config: Config) -> int:
     if config.dry_run:
         return say_costs(config)
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
-    source = Normalised(open_source(config)).preload()
+    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
+    source = Normalised(source).preload()
     check_target(config.target, source.label_kind)
     parts = split(source)
     announce(config, parts)
@@ -269,7 +251,9 @@ def train(
         log.truncate_after(position.step)
         print(f"resumed after {position.epoch} epochs, at step {position.step}")
     # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
-    score = partial(evaluate, jax.jit(eval_step), patch=patch, batch=config.batch, margin=config.patch // 8, mesh=mesh)
+    score = partial(
+        evaluate, jax.jit(eval_step), patch=patch, batch=together(config), margin=config.patch // 8, mesh=mesh
+    )
 
     def validate(state: training.State) -> dict[str, float]:
         result = score(state, parts["val"])
@@ -278,12 +262,7 @@ def train(
 
     def epoch_done(row: dict[str, Any]) -> None:
         log.append(row)
-        print(
-            f"epoch {row['epoch']:>3} | train loss {row['train_loss']:.4f} | val loss {row['val_loss']:.4f} | "
-            f"IoU {row['val_iou']:.4f} | Dice {row['val_dice']:.4f} | {row['images_per_second']:.1f} images/s | "
-            f"data {row['wait_share']:.0%} | {duration(row['seconds'])}",
-            flush=True,
-        )
+        print(epoch_line(row), flush=True)
 
     def save(state: training.State, position: Position, score: float | None) -> None:
         checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
@@ -293,11 +272,13 @@ def train(
         step = parallel.pmapped(step, mesh)
     else:
         step = jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
-    with StopRequest() as stop:
+        step = memory.measured(step, list(mesh.devices.flat), mends=MENDS, say=print)
+    traced = Profile(config.workdir / "profile", say=print, steps=10 if config.profile else 0)
+    with StopRequest() as stop, memory.mended(MENDS), traced as profile:
         state = fit(
             state,
             position,
-            step=step,
+            step=profile.watch(step),
             batches=((parallel.shard(batch, mesh), [str(i) for i in batch["id"]]) for batch in stream),
             steps_per_epoch=steps_per_epoch(len(parts["train"]), config.batch),
             budget=Budget(config.epochs, config.max_minutes, config.patience, config.skip_nonfinite),
@@ -316,18 +297,25 @@ def choose_mesh(config: Config) -> Mesh:
     """The devices to train on: those that --mesh asks for, or as many as divide the batch."""
     devices = tpu_devices(config.topology) if config.topology else None
     if config.mesh is None and devices is None:
-        return parallel.data_mesh(config.batch)
+        return parallel.data_mesh(together(config))
     words = config.mesh or f"data={len(devices)}"
-    return parallel.make_mesh(words, config.batch, config.patch, devices=devices)
+    return parallel.make_mesh(words, together(config), config.patch, devices=devices)
+
+
+def together(config: Config) -> int:
+    """Images on the devices at a time."""
+    return config.batch // config.accumulate
 
 
 def say_costs(config: Config) -> int:
     """Compile the training step for the mesh and print what it costs; nothing is run or written."""
     from unet_jax.data.synthetic import SyntheticCells
 
-    source = SyntheticCells if config.data == "synthetic" else open_source(config)  # nothing need be drawn
+    source = SyntheticCells  # of which nothing need be drawn
+    if config.data != "synthetic":
+        source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
     mesh, channels = choose_mesh(config), source.channels
-    config = dataclasses.replace(config, target=target_for(config.target, source.label_kind))
+    check_target(config.target, source.label_kind)
     model, optimizer, step, _ = compose(config, planned_steps=1000)
     shape = (config.patch, config.patch, channels)
     state = jax.eval_shape(lambda: training.init_state(model, optimizer, shape, seed=config.seed))
@@ -343,9 +331,7 @@ def announce(config: Config, parts: dict[str, Source]) -> None:
     print(f"device: {parallel.device_name()}; preset: {config.preset}")
     if warning := startup.unseen_accelerator(jax.default_backend()):
         print(warning, file=sys.stderr)
-    for name, part in parts.items():
-        kinds = ", ".join(f"{n} {kind}" for kind, n in count_kinds(part).items())
-        print(f"{name:>5}: {len(part)} images{f' ({kinds})' if kinds else ''}")
+    print(describe_split(parts))
     print(f"workdir: {config.workdir}")
 
 

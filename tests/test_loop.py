@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from unet_jax import training
-from unet_jax.loop import Budget, Callbacks, NonFiniteLoss, Position, StopRequest, duration, fit
+from unet_jax.logs import duration
+from unet_jax.loop import Budget, Callbacks, NonFiniteLoss, Position, StopRequest, fit
 
 
 class Run:

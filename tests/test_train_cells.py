@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import warnings
 
@@ -238,3 +239,27 @@ def test_presets_fill_in_what_was_not_said():
     assert (paper.widths, paper.epochs, paper.learning_rate) == ((64, 128, 256, 512, 1024), 100, 1e-4)
     assert train_cells.resolve(train_cells.Config(epochs=3), "cpu").max_minutes is None
     assert train_cells.resolve(train_cells.Config(max_minutes=45), "cpu").epochs == 1000
+
+
+def test_less_memory_on_request_and_a_profile(folder, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    options = {"remat": True, "accumulate": 2, "profile": True, "target": "foreground", "augment": False}
+    frugal = dataclasses.replace(config(folder, workdir, **options), epochs=2)
+    assert train_cells.main(frugal) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"memory on each of 2 devices: state and batch .* GiB free", out)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    traced = rows[-1]["step"] - 5  # the run ends before fifteen steps
+    assert f"profile of {traced} steps: {workdir / 'profile'}" in out
+    assert list((workdir / "profile").glob("plugins/profile/*/*.trace.json.gz"))
+    with pytest.raises(ValueError, match="--accumulate 3 does not divide --batch 4 into equal parts"):
+        train_cells.main(dataclasses.replace(frugal, accumulate=3, workdir=tmp_path / "other"))
+
+
+def test_memory_that_runs_out_names_the_options(folder, tmp_path, monkeypatch):
+    def fit(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+    monkeypatch.setattr(train_cells, "fit", fit)
+    with pytest.raises(MemoryError, match=r"allocate 9 bytes.*--remat, --accumulate .*--batch"):
+        train_cells.main(config(folder, tmp_path / "full"))

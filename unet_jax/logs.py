@@ -98,6 +98,22 @@ def read_rows(path: str | Path) -> list[dict]:
     return rows
 
 
+def epoch_line(row: Mapping[str, float]) -> str:
+    """A row of the metrics as the line that a run prints after an epoch."""
+    return (
+        f"epoch {row['epoch']:>3} | train loss {row['train_loss']:.4f} | val loss {row['val_loss']:.4f} | "
+        f"IoU {row['val_iou']:.4f} | Dice {row['val_dice']:.4f} | {row['images_per_second']:.1f} images/s | "
+        f"data {row['wait_share']:.0%} | {duration(row['seconds'])}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "48 s", "7.5 min", "3.2 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class MetricsLog:
     """Appends metrics rows to `workdir`/metrics.jsonl and mirrors them to TensorBoard events in `workdir`/tensorboard.
 

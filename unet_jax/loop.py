@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unet_jax.logs import duration
 from unet_jax.training import State, learning_rate, replan
 
 
@@ -257,10 +258,3 @@ class _Pace:
             return left
         seconds = 60 * self.budget.max_minutes - (time.perf_counter() - self.began)
         return min(left, max(seconds, 0.0) / self._epoch_seconds())
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "48 s", "7.5 min", "3.2 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -98,8 +98,8 @@ def check_least(config: Any, **least: float) -> None:
 def run(main: Callable[[Any], int], config: type | dict[str, type], *, description: str) -> NoReturn:
     """Make `config`, or that of the subcommand by its name, from the command line; exit with `main(config)`'s code.
 
-    What the user can mend (bad input, a full disk, a loss that is not finite) ends in one message and exit code 1;
-    UNET_JAX_TRACEBACK=1 shows where it came from.
+    What the user can mend (bad input, a full disk or memory, a loss that is not finite) ends in one message and exit
+    code 1; UNET_JAX_TRACEBACK=1 shows where it came from.
     """
     import tyro
 
@@ -110,7 +110,7 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         if os.environ.get("UNET_JAX_TRACEBACK"):
             raise
         mend = _MENDS.get(error.errno, "") if isinstance(error, OSError) else ""

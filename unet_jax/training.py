@@ -54,6 +54,7 @@ def make_train_step(
     *,
     target: Callable[[Array], Any],
     augment: Augment | None = None,
+    accumulate: int = 1,
     axis_name: str | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """One step of gradient descent: (state, batch) -> (state, {"loss", "grad_norm"}), pure, for jit over any mesh.
@@ -61,10 +62,27 @@ def make_train_step(
     The images are scaled to [0, 1], augmented, and given to the model; `target` turns the (augmented) label into what
     `loss` compares with. The loss of each image counts once, images without a valid pixel not at all.
     Under `parallel.pmapped`, where every device sees its part of the batch, `axis_name` says over what to add up.
+
+    With `accumulate` = n the gradients of n equal parts of the batch, one after the other in the memory of one, are
+    summed before the one update: the gradient of the whole batch. What looks at several images sees a part's only:
+    batch statistics are those of each part, and their running values move n times. Dropout draws anew for each part.
     """
 
     def everywhere(part: PyTree) -> PyTree:
         return part if axis_name is None else jax.lax.psum(part, axis_name)
+
+    def objective(
+        params: PyTree, model_state: PyTree, batch: tuple[Array, Array, Array], key: Array, images: Array
+    ) -> tuple[Array, PyTree]:
+        image, label, mask = batch
+        logits, changed = model.apply(
+            {"params": params, **model_state}, image, train=True, rngs={"dropout": key}, mutable=list(model_state)
+        )
+        size = logits.shape[1:-1]
+        per_image = loss(logits, target(centre_crop(label, size)), centre_crop(mask, size))
+        return jnp.sum(per_image * _counted(mask)) / images, changed
+
+    gradient = jax.value_and_grad(objective, has_aux=True)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
@@ -74,18 +92,22 @@ def make_train_step(
         image, label, mask = to_unit(batch["image"]), batch["label"], batch["mask"]
         if augment is not None:
             image, label, mask = augment(augment_key, image, label, mask)
+        images = jnp.maximum(everywhere(jnp.sum(_counted(mask))), 1)
 
-        def objective(params: PyTree) -> tuple[Array, PyTree]:
-            variables = {"params": params, **state.model_state}
-            logits, changed = model.apply(
-                variables, image, train=True, rngs={"dropout": dropout_key}, mutable=list(state.model_state)
+        def add(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
+            value, model_state, grads = sums
+            (more, model_state), more_grads = gradient(state.params, model_state, *part, images)
+            return (value + more, model_state, jax.tree.map(jnp.add, grads, more_grads)), None
+
+        if accumulate == 1:
+            (value, model_state), grads = gradient(
+                state.params, state.model_state, (image, label, mask), dropout_key, images
             )
-            size = logits.shape[1:-1]
-            per_image = loss(logits, target(centre_crop(label, size)), centre_crop(mask, size))
-            counted = jnp.any(mask, axis=tuple(range(1, mask.ndim)))
-            return jnp.sum(per_image * counted) / jnp.maximum(everywhere(jnp.sum(counted)), 1), changed
-
-        (value, model_state), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        else:
+            parts = jax.tree.map(lambda x: _parts(x, accumulate), (image, label, mask))
+            start = (jnp.zeros(()), state.model_state, jax.tree.map(jnp.zeros_like, state.params))
+            keys = jax.random.split(dropout_key, accumulate)
+            (value, model_state, grads), _ = jax.lax.scan(add, start, (parts, keys))
         value, grads = everywhere((value, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -98,6 +120,18 @@ def make_train_step(
 def likeliest(logits: Array) -> Array:
     """The class of each pixel: the largest logit, or whether the only one is above 0."""
     return jnp.argmax(logits, axis=-1) if logits.shape[-1] > 1 else logits[..., 0] > 0
+
+
+def _counted(mask: Array) -> Array:
+    """Which images have a valid pixel: (B, *S) -> (B,)."""
+    return jnp.any(mask, axis=tuple(range(1, mask.ndim)))
+
+
+def _parts(x: Array, count: int) -> Array:
+    """(B, ...) -> (count, B / count, ...), every count-th image in a part, so that a split first axis stays split."""
+    if x.shape[0] % count:
+        raise ValueError(f"a batch of {x.shape[0]} images has no {count} equal parts: choose one that {count} divides")
+    return jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
 
 
 def skipping_nonfinite(step: Step) -> Step:

@@ -29,7 +29,7 @@ def remembered(config: Any, *, budget: Collection[str]) -> Any:
     missing = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) == getattr(default, f.name)}
     if not missing.issuperset(budget):
         missing -= set(budget)
-    old = {name: before[name] for name in missing - {"workdir", "resume"} if name in before}
+    old = {name: before[name] for name in missing - {"workdir", "resume", "profile"} if name in before}
     return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items()})
 
 

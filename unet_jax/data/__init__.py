@@ -3,7 +3,7 @@
 from unet_jax.data.folder import FolderSource
 from unet_jax.data.normalisation import Normalised, Percentiles, ZScore, to_uint8
 from unet_jax.data.pipeline import eval_tiles, steps_per_epoch, train_batches, visits
-from unet_jax.data.source import Source, Subset, count_kinds, split, split_of
+from unet_jax.data.source import Source, Subset, count_kinds, describe_split, split, split_of
 
 __all__ = [
     "FolderSource",
@@ -13,6 +13,7 @@ __all__ = [
     "Subset",
     "ZScore",
     "count_kinds",
+    "describe_split",
     "eval_tiles",
     "split",
     "split_of",

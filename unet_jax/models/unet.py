@@ -1,6 +1,8 @@
 """U-Net (Ronneberger, Fischer, Brox 2015, arXiv 1505.04597) and its 3-D form (Çiçek et al. 2016, arXiv 1606.06650)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,7 +18,8 @@ class UNet(nn.Module):
 
     `widths` are the features of the levels, the last one at the bottom: `len(widths) - 1` down-samplings. Images of two
     or three spatial axes go through the same definition. With `padding="VALID"` the output is smaller than the input by
-    `margin(widths)` pixels on every side. Dropout acts at the two deepest levels, as in the paper.
+    `margin(widths)` pixels on every side. Dropout acts at the two deepest levels, as in the paper. With `remat` the
+    gradient computes every level again instead of keeping what it held: the same values, less memory, more time.
 
     Parameters of the paper's network, one input channel, two classes (convolution: 9·in·out + out):
       encoder  9·(1·64 + 64²) + 2·64 = 37,568;  9·(64·128 + 128²) + 256 = 221,440;  885,248;  3,539,968
@@ -33,6 +36,7 @@ class UNet(nn.Module):
     padding: Padding = "SAME"
     upsample: Upsample = "transpose"
     dtype: str = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: Float[Array, "b *s c"], *, train: bool = False) -> Float[Array, "b *t k"]:
@@ -46,15 +50,29 @@ class UNet(nn.Module):
                 x, train=train
             )
 
+        def down(_: nn.Module, x: Array, level: int) -> tuple[Array, Array]:
+            skip = block(x, level, f"down{level}")
+            return skip, primitives.max_pool(skip, (2,) * (image.ndim - 2))
+
+        def bottom(_: nn.Module, x: Array, level: int) -> Array:
+            return block(x, level, "bottom")
+
+        def up(_: nn.Module, x: Array, skip: Array, level: int) -> Array:
+            x = UpConv(self.widths[level], self.upsample, self.dtype, name=f"up{level}_conv")(x)
+            x = jnp.concatenate([centre_crop(skip, x.shape[1:-1]), x], axis=-1)
+            return block(x, level, f"up{level}")
+
+        def run(part: Callable, level: int, *arrays: Array) -> Any:
+            part = partial(part, level=level)
+            return nn.remat(part)(self, *arrays) if self.remat else part(self, *arrays)
+
         x, skips = image, []
         for level in range(deepest):
-            skips.append(block(x, level, f"down{level}"))
-            x = primitives.max_pool(skips[-1], (2,) * (image.ndim - 2))
-        x = block(x, deepest, "bottom")
+            skip, x = run(down, level, x)
+            skips.append(skip)
+        x = run(bottom, deepest, x)
         for level in reversed(range(deepest)):
-            x = UpConv(self.widths[level], self.upsample, self.dtype, name=f"up{level}_conv")(x)
-            x = jnp.concatenate([centre_crop(skips[level], x.shape[1:-1]), x], axis=-1)
-            x = block(x, level, f"up{level}")
+            x = run(up, level, x, skips[level])
         return Conv(self.classes, 1, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 

@@ -1,0 +1,39 @@
+"""The images that a `--data` option names."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from unet_jax.data.folder import FolderSource
+from unet_jax.data.source import Source
+
+
+def open_named(
+    data: str, *, label_kind: str | None = None, ignore: int | None = None, say: Callable[[str], object]
+) -> Source:
+    """Source of "synthetic", "dsb2018", a stage1_train (zip or folder), or a folder of images and masks, all read.
+
+    `label_kind` and `ignore` are those of `FolderSource`; `say` is told what the user should know. Errors:
+    FileNotFoundError when `data` is no folder, ValueError for what the doctor or the source finds wrong with it.
+    """
+    from unet_jax import doctor
+    from unet_jax.data.synthetic import SyntheticCells
+    from unet_jax.datasets.dsb2018 import build_dsb2018, is_stage1_train
+
+    if data == "synthetic":
+        say(
+            "Made-up cells: 670 rendered images with exact labels. For real ones: --data dsb2018 (downloads BBBC038), "
+            "or --data FOLDER with your images/ and labels/"
+        )
+        return SyntheticCells()
+    if data == "dsb2018":
+        return build_dsb2018()
+    if is_stage1_train(Path(data)):
+        return build_dsb2018(source=Path(data))
+    if not Path(data).is_dir():
+        kind = "is a file" if Path(data).exists() else "does not exist"
+        raise FileNotFoundError(
+            f"--data {data}: this {kind}; give a folder that holds images/ and labels/ (or masks/), a BBBC038 "
+            "stage1_train.zip, synthetic, or dsb2018"
+        )
+    doctor.announce(Path(data), say)
+    return FolderSource(Path(data), label_kind=label_kind, ignore=ignore).preload()
