@@ -17,9 +17,9 @@ from benchmarks.work import CLASSES, LEARNING_RATE, Work
 class PyTorch:
     """A side of the benchmark: `run(steps)` gives seconds. A context manager, which ends the process."""
 
-    def __init__(self, python: str):
+    def __init__(self, python: str, script: str = "peer_pytorch.py"):
         """Start the process; ValueError with the mend when `python` has no PyTorch."""
-        script = Path(__file__).with_name("peer_pytorch.py")
+        script = Path(__file__).with_name(script)
         try:
             self.process = subprocess.Popen(
                 [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -49,7 +49,7 @@ class PyTorch:
             raise ValueError(f"{self.name} sees no GPU: install its CUDA build, pip install torch==2.13.0")
         file = Path(self._scratch.name) / "setup.npz"
         np.savez(file, **torch_weights(params), **batch)
-        self._ask(
+        self.ask(
             "setup", what=what, widths=work.widths, classes=CLASSES, rank=work.rank, learning_rate=LEARNING_RATE,
             dtype=dtype, device="cuda" if gpu else "cpu", threads=threads, file=str(file),
         )  # fmt: skip
@@ -57,7 +57,7 @@ class PyTorch:
 
     def run(self, steps: int) -> float:
         """Seconds of so many steps."""
-        answer = self._ask("run", steps=steps)
+        answer = self.ask("run", steps=steps)
         self.loss, self._peak = answer["loss"], answer["device_peak"]
         return answer["seconds"]
 
@@ -65,13 +65,13 @@ class PyTorch:
         """Logits of uint8 images (B, *S, C), true float32."""
         file, out = Path(self._scratch.name) / "image.npz", Path(self._scratch.name) / "logits.npz"
         np.savez(file, image=image)
-        self._ask("exact_logits", file=str(file), out=str(out))
+        self.ask("exact_logits", file=str(file), out=str(out))
         with np.load(out) as stored:
             return stored["logits"]
 
     def product(self, n: int, dtype: str) -> float:
         """Seconds of one n × n matrix product."""
-        return self._ask("product", n=n, dtype=dtype)["seconds"]
+        return self.ask("product", n=n, dtype=dtype)["seconds"]
 
     def device_peak(self) -> int | None:
         """Most bytes ever used on a GPU, None on a CPU."""
@@ -81,7 +81,8 @@ class PyTorch:
         """Resident bytes of the process now, and their peak."""
         return timing.memory(self.process.pid)
 
-    def _ask(self, do: str, **values: Any) -> dict[str, Any]:
+    def ask(self, do: str, **values: Any) -> dict[str, Any]:
+        """Have it do something, and wait for the answer."""
         with contextlib.suppress(BrokenPipeError):  # of a process that has ended, as the answer will tell
             self.process.stdin.write(json.dumps({"do": do, **values}) + "\n")
             self.process.stdin.flush()
@@ -113,15 +114,16 @@ class PyTorch:
 
 
 def torch_weights(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Parameters of `UNet` under PyTorch's names and in its layout.
+    """Parameters and batch statistics of `UNet` under PyTorch's names and in its layout.
 
     A kernel (*window, in, out) becomes (out, in, *window). That of an up-convolution becomes (in, out, *window) with
     its window reversed, for PyTorch defines it as a gradient, and flax as a convolution of the spread-out input.
     """
+    names = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     out: dict[str, np.ndarray] = {}
     for name, value in params.items():
-        if isinstance(value, Mapping):
-            out |= torch_weights(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping):  # "batch" is a layer within our normalisation, which PyTorch's network has not
+            out |= torch_weights(value, prefix if name == "batch" else f"{prefix}{name}.")
             continue
         array = np.asarray(value)
         if name == "kernel":
@@ -129,5 +131,5 @@ def torch_weights(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.n
             up = prefix.endswith("_conv.")
             array = np.flip(array, window) if up else array
             array = array.transpose((last - 1, last, *window) if up else (last, last - 1, *window))
-        out[prefix + {"kernel": "weight", "bias": "bias"}[name]] = np.ascontiguousarray(array)
+        out[prefix + names[name]] = np.ascontiguousarray(array)
     return out

@@ -22,31 +22,35 @@ except ModuleNotFoundError as missing:
 
 
 class Block(nn.Module):
-    def __init__(self, conv, channels, features):
+    def __init__(self, conv, channels, features, norm):
         super().__init__()
-        self.conv0 = conv(channels, features, 3, padding=1)
-        self.conv1 = conv(features, features, 3, padding=1)
+        bias = norm is nn.Identity  # before batch normalisation it would do nothing
+        self.conv0 = conv(channels, features, 3, padding=1, bias=bias)
+        self.conv1 = conv(features, features, 3, padding=1, bias=bias)
+        self.norm0, self.norm1 = norm(features), norm(features)
 
     def forward(self, x):
-        return F.relu(self.conv1(F.relu(self.conv0(x), inplace=True)), inplace=True)
+        x = F.relu(self.norm0(self.conv0(x)), inplace=True)
+        return F.relu(self.norm1(self.conv1(x)), inplace=True)
 
 
 class UNet(nn.Module):
-    """The padded 2015 U-Net without normalisation, (B, C, *S) -> (B, classes, *S)."""
+    """The padded 2015 U-Net, with or without batch normalisation, (B, C, *S) -> (B, classes, *S)."""
 
-    def __init__(self, widths, channels, classes, rank):
+    def __init__(self, widths, channels, classes, rank, batch_norm=False):
         super().__init__()
+        norm = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[rank] if batch_norm else nn.Identity
         conv, up, pool = {
             2: (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d),
             3: (nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d),
         }[rank]
         self.depth, self.pool = len(widths) - 1, pool(2)
         for level in range(self.depth):
-            self.add_module(f"down{level}", Block(conv, widths[level - 1] if level else channels, widths[level]))
-        self.bottom = Block(conv, widths[-2] if self.depth else channels, widths[-1])
+            self.add_module(f"down{level}", Block(conv, widths[level - 1] if level else channels, widths[level], norm))
+        self.bottom = Block(conv, widths[-2] if self.depth else channels, widths[-1], norm)
         for level in range(self.depth):
             self.add_module(f"up{level}_conv", up(widths[level + 1], widths[level], 2, stride=2))
-            self.add_module(f"up{level}", Block(conv, 2 * widths[level], widths[level]))
+            self.add_module(f"up{level}", Block(conv, 2 * widths[level], widths[level], norm))
         self.logits = conv(widths[0], classes, 1)
 
     def forward(self, x):
@@ -151,7 +155,8 @@ class Side:
         return {"seconds": time.perf_counter() - began}
 
 
-def main():
+def serve(make):
+    """Answer requests until there are no more: "setup" makes a side with `make`, any other calls its method."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not get among the answers
     print(json.dumps({"torch": torch.__version__, "cuda": torch.cuda.is_available()}), file=answers)
@@ -160,11 +165,11 @@ def main():
         request = json.loads(line)
         name = request.pop("do")
         if name == "setup":
-            side, answer = Side(**request), {}
+            side, answer = make(**request), {}
         else:
             answer = getattr(side, name)(**request)
         print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":
-    main()
+    serve(Side)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import ours, scaling, throughput, timing
+from benchmarks import ours, scaling, second_start, throughput, timing
 from benchmarks.peer import PyTorch, torch_weights
 from benchmarks.plain_flax import PlainUNet
 from benchmarks.timing import Spread
@@ -217,3 +217,14 @@ def test_scaling_measures_in_a_new_process():
     assert record["sides"][0]["images_per_second"]["median"] > 0
     with pytest.raises(OSError, match=r"ended with code 1: .*0 pairs of 1 sides"):
         scaling.measure(Work(**TINY), pairs=0, seconds=0.02, environment=scaling.with_devices(2))
+
+
+@pytest.mark.slow
+def test_a_second_start_takes_less_than_a_third():
+    assert second_start.measure(Work(width=16, batch=8))["ratio"] < 1 / 3
+
+
+def test_a_start_that_fails_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(second_start, "CHILD", "{fields}; raise SystemExit('no room')")
+    with pytest.raises(OSError, match="code 1: no room"):
+        second_start.start(Work(**TINY), tmp_path)
