@@ -7,7 +7,7 @@ import pytest
 from jax.scipy.ndimage import map_coordinates
 
 from tests.test_augment import KEY, batch, equal
-from unet_jax import augment
+from unet_jax import augment, fields
 
 
 def cells(n, size):
@@ -30,7 +30,7 @@ def test_resampling_equals_map_coordinates(shape):
     rng = np.random.default_rng(0)
     image, label, mask = batch((*shape, 2))
     field = jnp.asarray(np.stack([rng.uniform(-2.7 * n, 3.7 * n, shape) for n in shape]), jnp.float32)
-    warped, moved, kept = jax.jit(augment._resample)(image, label, mask, field)
+    warped, moved, kept = jax.jit(fields.resample)(image, label, mask, field)
     for channel in range(2):
         linear = map_coordinates(image[..., channel], list(field), order=1, mode="mirror")
         np.testing.assert_allclose(warped[..., channel], linear, atol=2e-5)
@@ -115,3 +115,29 @@ def test_warp_refuses_what_makes_no_sense():
         jax.eval_shape(partial(augment.warp, scale=(0.0, 1.0)), KEY, *batch())
     with pytest.raises(ValueError, match="at least 2 points"):
         jax.eval_shape(partial(augment.warp, elastic_grid=1), KEY, *batch())
+
+
+def test_three_angles_turn_a_volume_about_its_axes():
+    """By ± 90 degrees about one axis, a voxel next to the middle comes to lie where the turn brings it."""
+    for axis in range(3):
+        planes = [a for a in range(3) if a != axis]
+        angle = jnp.zeros(3).at[axis].set(np.pi / 2)
+        moved = fields.similarity((3, 3, 3), angle, 1.0) + fields.pixels((3, 3, 3))
+        volume = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
+        label = volume.astype(np.int32)
+        turned, same, _ = fields.resample(*map(jnp.asarray, (volume[..., None], label, label < 99)), moved)
+        np.testing.assert_allclose(turned[..., 0], np.rot90(volume, -1, planes), atol=1e-4)
+        np.testing.assert_array_equal(same, np.rot90(label, -1, planes))
+
+
+def test_thick_slices_are_turned_in_millimetres():
+    """A voxel 2 mm up, in slices of 2 mm, comes to lie 2 mm aside: two voxels of 1 mm."""
+    field = fields.similarity((5, 5, 5), jnp.array([np.pi / 2, 0, 0]), 1.0, (1.0, 1.0, 2.0))
+    look = np.asarray(field)[:, 2, 4, 2] + (2, 4, 2)  # two voxels aside along the second axis
+    assert sorted(np.abs(look - 2).round(4)) == [0, 0, 1]
+    assert abs(look[2] - 2) == pytest.approx(1, abs=1e-4)  # one slice along the third
+
+
+def test_three_angles_need_a_volume():
+    with pytest.raises(ValueError, match="give one angle, or a volume"):
+        augment.warp(KEY, *map(jnp.asarray, batch((2, 5, 9, 2))), rotation=(1.0, 2.0, 3.0))

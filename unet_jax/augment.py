@@ -9,14 +9,13 @@ steps joined with `chain`. Rotations are in the plane of the last two spatial ax
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
-from math import prod
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray
-from scipy.interpolate import CubicSpline
+
+from unet_jax import fields
 
 Image = Float32[Array, "b *s c"]
 Label = Int32[Array, "b *s"]
@@ -62,11 +61,12 @@ def warp(
     label: Label,
     mask: Mask,
     *,
-    rotation: float = 0.0,
+    rotation: float | tuple[float, float, float] = 0.0,
     scale: Range = (1.0, 1.0),
     elastic_sigma: float = 0.0,
     elastic_grid: int = 3,
     probability: float = 1.0,
+    spacing: tuple[float, ...] | None = None,
 ) -> Batch:
     """Free rotation, scale and elastic deformation about the centre, through one coordinate field a sample.
 
@@ -74,15 +74,17 @@ def warp(
     label arises. Beyond the edge all three are mirrored, so there are no empty corners.
 
     Options:
-        rotation: largest angle in degrees, drawn from ± rotation.
+        rotation: largest angle in degrees, drawn from ± rotation; of a volume, three of them turn it about the first
+            axis, then the second, then the third.
         scale: lowest and highest magnification of all spatial axes, drawn evenly in the logarithm; above 1 enlarges.
         elastic_sigma: standard deviation in pixels of the displacement at each point of a coarse grid, spread by cubic
             splines; at most a sixteenth of the shortest side is used, so that the field does not fold.
         elastic_grid: grid points an axis, at least 2, from edge to edge.
         probability: share of the samples warped.
+        spacing: distance from voxel to voxel along each axis, where they differ and rotation is by three angles.
 
     Raises:
-        ValueError: for a scale that is not 0 < low <= high, or a grid of fewer than 2 points.
+        ValueError: for a scale that is not 0 < low <= high, a grid of fewer than 2 points, or three angles in a plane.
 
     Source: Ronneberger et al. 2015, section 3.1 (3 × 3 grid, 10 pixels).
     """
@@ -91,16 +93,20 @@ def warp(
     if elastic_grid < 2:
         raise ValueError(f"elastic_grid={elastic_grid}: give at least 2 points an axis")
     shape = image.shape[1:-1]
+    if isinstance(rotation, tuple) and len(shape) != 3:
+        raise ValueError(f"rotation={rotation} of an image with {len(shape)} axes: give one angle, or a volume")
 
     def displacement(k):
         apply, turn, zoom, bend = jax.random.split(k, 4)
-        angle = jax.random.uniform(turn, minval=-rotation, maxval=rotation) * (np.pi / 180)
+        angle = fields.angles(turn, rotation)
         factor = jnp.exp(jax.random.uniform(zoom, minval=np.log(scale[0]), maxval=np.log(scale[1])))
-        moved = _similarity(shape, angle, factor) + _elastic(bend, shape, elastic_sigma, elastic_grid)
+        moved = fields.similarity(shape, angle, factor, spacing) + fields.elastic(
+            bend, shape, elastic_sigma, elastic_grid
+        )
         return jnp.where(jax.random.bernoulli(apply, probability), moved, 0)
 
-    field = _per_sample(key, image, displacement) + _pixels(shape)[None]
-    return jax.vmap(_resample)(image, label, mask, field)
+    field = _per_sample(key, image, displacement) + fields.pixels(shape)[None]
+    return jax.vmap(fields.resample)(image, label, mask, field)
 
 
 def brightness(
@@ -172,6 +178,20 @@ def strong(
     return chain(flips, quarter_turns, bend, blur, brightness, contrast, gamma, noise)
 
 
+def volume(
+    *,
+    rotation: tuple[float, float, float] = (15.0, 15.0, 30.0),
+    scale: Range = (0.8, 1.25),
+    elastic_sigma: float = 4.0,
+    probability: float = 0.5,
+    spacing: tuple[float, ...] | None = None,
+) -> Augmentation:
+    """Everything for volumes: flips along three axes, `warp` with these options, blur, light, gamma, then noise."""
+    options = {"rotation": rotation, "scale": scale, "elastic_sigma": elastic_sigma, "probability": probability}
+    bend = partial(warp, spacing=spacing, **options)
+    return chain(flips, bend, partial(blur, sigma=(0.4, 0.8), probability=0.1), brightness, contrast, gamma, noise)
+
+
 def _fenced(step, key, *batch):
     """`step(key, *batch)`, on a CPU not fused with the next, which would compute it anew for every use of a pixel."""
 
@@ -200,50 +220,3 @@ def _draw(key, image, low, high, probability):
 def _where(flags, yes, no):
     """`yes` for the samples whose flag (B,) is set, else `no`, array by array."""
     return tuple(jnp.where(flags.reshape((-1,) + (1,) * (y.ndim - 1)), y, n) for y, n in zip(yes, no, strict=True))
-
-
-def _pixels(shape):
-    """The coordinates of every pixel, (rank, *S)."""
-    return jnp.stack([jax.lax.broadcasted_iota(jnp.float32, shape, axis) for axis in range(len(shape))])
-
-
-def _similarity(shape, angle, factor):
-    """How far each pixel must look away to rotate by `angle` (radians) and enlarge by `factor`, (rank, *S)."""
-    x = [p - (n - 1) / 2 for p, n in zip(_pixels(shape), shape, strict=True)]
-    cos, sin = jnp.cos(angle) / factor, jnp.sin(angle) / factor
-    outer = [p * (1 / factor - 1) for p in x[:-2]]
-    return jnp.stack([*outer, (cos - 1) * x[-2] - sin * x[-1], sin * x[-2] + (cos - 1) * x[-1]])
-
-
-def _elastic(key, shape, sigma, grid):
-    """Random displacement in pixels, smooth, (rank, *S)."""
-    if sigma == 0:
-        return 0.0
-    field = min(sigma, min(shape) / 16) * jax.random.normal(key, (len(shape),) + (grid,) * len(shape))
-    for n in shape:
-        spline = CubicSpline(np.linspace(0, max(n - 1, 1), grid), np.eye(grid), bc_type="natural")(np.arange(n))
-        # contracts the first grid axis and appends the pixel axis; full precision, for bfloat16 would jitter the pixels
-        field = jnp.tensordot(field, jnp.asarray(spline, jnp.float32), axes=(1, 1), precision="highest")
-    return field
-
-
-def _resample(image, label, mask, field):
-    """One sample at `field` (rank, *S), in pixels: image linear, label and mask nearest, mirrored beyond the edge."""
-    shape = label.shape
-    position, nearest, fractions = 0, 0, []
-    for coordinate, n in zip(field, shape, strict=True):
-        period = max(2 * (n - 1), 1)
-        rest = coordinate - period * jnp.floor(coordinate / period)
-        inside = jnp.clip(jnp.minimum(rest, period - rest), 0, n - 1)
-        low = jnp.clip(jnp.floor(inside), 0, max(n - 2, 0))
-        position = position * n + low.astype(jnp.int32)
-        nearest = nearest * n + jnp.floor(inside + 0.5).astype(jnp.int32)
-        fractions.append((inside - low)[..., None])
-    strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    flat, warped = image.reshape(-1, image.shape[-1]), 0
-    for corner in product((0, 1), repeat=len(shape)):
-        offset = sum(c * s for c, s, n in zip(corner, strides, shape, strict=True) if n > 1)
-        weight = prod(upper if c else 1 - upper for c, upper in zip(corner, fractions, strict=True))
-        warped = warped + weight * flat.at[position + offset].get(mode="promise_in_bounds")
-    both = (label * 2 + mask).reshape(-1).at[nearest].get(mode="promise_in_bounds")  # one gather for the two
-    return warped, both >> 1, both % 2 == 1

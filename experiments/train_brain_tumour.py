@@ -1,0 +1,312 @@
+"""Train a 3-D U-Net on brain tumours in MRI: four modalities in, three overlapping regions out.
+
+    python -m experiments.train_brain_tumour                              # made-up heads, to see it work
+    python -m experiments.train_brain_tumour --data FOLDER                # Medical Segmentation Decathlon, or BraTS
+    python -m experiments.train_brain_tumour --data FOLDER --max-minutes 60 --test-cases BRATS_119
+
+FOLDER holds dataset.json, imagesTr/ and labelsTr/ (the Decathlon's Task01_BrainTumour; also one file a modality, as
+nnU-Net has it), or a folder a case with CASE_flair, _t1, _t1ce, _t2 and _seg (BraTS). Whole tumour, core and enhancing
+tumour are sigmoid outputs of their own; --outputs classes learns oedema, non-enhancing and enhancing tumour apart.
+
+Scores, time and device: not yet measured.
+"""
+
+from unet_jax import startup
+
+if __name__ == "__main__":
+    startup.prepare()
+
+import dataclasses
+import math
+import resource
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+
+from unet_jax import augment, losses, metrics, parallel, regions, report, surface, training
+from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.data import normalisation
+from unet_jax.data.phantom import write_phantoms
+from unet_jax.data.pipeline import steps_per_epoch, train_batches
+from unet_jax.data.source import Source, Subset, split
+from unet_jax.data.volume_folders import find_cases
+from unet_jax.data.volume_source import VolumeSource
+from unet_jax.evaluation import evaluate
+from unet_jax.logs import MetricsLog, plain, read_rows, write_json
+from unet_jax.loop import Budget, Position
+from unet_jax.models import UNet, to_spec
+from unet_jax.models.unet import check_size
+from unet_jax.session import run_training
+from unet_jax.volume_evaluation import evaluate_cases
+from unet_jax.volume_prediction import VolumePredictor
+from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to train, on what, for how long. Fields left at None take the preset's value, or follow from the data."""
+
+    data: str = "phantom"
+    """phantom (six made-up heads), or a folder of volumes."""
+    preset: Literal["auto", "small", "full"] = "auto"
+    """small: for a CPU; full: for an accelerator; auto: what this machine can carry."""
+    workdir: Path | None = None
+    """Folder of the run; runs/brain-DATE-TIME when not given."""
+    resume: bool = False
+    """Go on with the run in --workdir, from its last checkpoint and with its options."""
+    ignore: int | None = None
+    """Value of label voxels that do not count, besides what dataset.json calls ignore."""
+    test_cases: tuple[str, ...] = ()
+    """Cases that are only scored; by default chosen by a hash of their names, or the last fifth where there are few."""
+    val_cases: tuple[str, ...] = ()
+    """Cases that choose the checkpoint."""
+    outputs: Literal["regions", "classes"] = "regions"
+    """Overlapping regions, which is what is scored, or classes of which each voxel has one."""
+    patch: tuple[int, int, int] | None = None
+    """Voxels of the training crop to the right, front and up; the preset's, smaller where the volumes are."""
+    spacing: tuple[float, float, float] | None = None
+    """Millimetres to resample to; by default as the files have it, or their median where they differ."""
+    epochs: int | None = None
+    """Passes over `crops` crops, at most."""
+    max_minutes: float | None = None
+    """Minutes of training and validation, at most; the learning rate comes down to zero when they end."""
+    crops: int = 100
+    """Crops an epoch, shared evenly by the cases; at least one of each."""
+    centred: float = 0.5
+    """Share of the crops around a voxel of the tumour, which fills a few percent of a head; each class as often."""
+    batch: int = 2
+    """Crops a step, over all devices: two, as nnU-Net, since a crop holds a million voxels."""
+    widths: tuple[int, ...] | None = None
+    """Filters of each level, the last at the bottom: one down-sampling less than there are numbers."""
+    norm: Literal["none", "batch", "group"] = "group"
+    """Normalisation after every convolution; a batch of two is too small for batch statistics."""
+    dropout: float = 0.0
+    """Share of features dropped at the two deepest levels."""
+    augment: bool = True
+    """Flips, rotation about three axes, scale, elastic deformation, blur, brightness, contrast, gamma and noise."""
+    learning_rate: float = 2e-3
+    """Adam's step size at its highest; it follows a cosine to zero."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Arithmetic of the network; parameters, logits and losses stay float32."""
+    overlap: float = 0.5
+    """Share of a tile that the next one covers too when whole volumes are predicted."""
+    tolerance: float = 1.0
+    """Millimetres that two surfaces may lie apart and still agree, in the surface Dice."""
+    scored_train_cases: int = 1
+    """So many training cases are scored too, to see what the network could learn by heart."""
+    seed: int = 0
+    """Decides the weights, the order of the cases and every random change of them."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"epochs": 1000, "max_minutes": 40.0, "widths": (16, 32, 64, 128), "patch": (96, 96, 96)},
+    "full": {"epochs": 300, "max_minutes": None, "widths": (32, 64, 128, 256, 320), "patch": (128, 128, 128)},
+}
+BUDGET = ("epochs", "max_minutes")
+MAY_CHANGE = {*BUDGET, "learning_rate", "workdir", "resume"}  # between the starts of one run
+FEW = 40  # cases: below, no hash can split them
+
+
+def resolve(config: Config, backend: str) -> Config:
+    """The config with the preset chosen for `backend`; ValueError for impossible values."""
+    config = remembered(config, budget=BUDGET)
+    preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "full")
+    chosen = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None and k != "patch"}
+    if config.epochs is not None and config.max_minutes is None:
+        chosen["max_minutes"] = None  # who asks for epochs wants them all
+    dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")
+    config = dataclasses.replace(
+        config, preset=preset, workdir=config.workdir or new_workdir("brain"), dtype=dtype, **chosen
+    )
+    startup.check_least(config, epochs=1, batch=1, crops=1, seed=0, learning_rate=1e-9, max_minutes=0.01, tolerance=0)
+    if not (0 <= config.dropout < 1 and 0 <= config.centred <= 1 and 0 <= config.overlap < 1):
+        raise ValueError("--dropout, --centred and --overlap are shares: give numbers from 0 to below 1")
+    return config
+
+
+def open_source(config: Config) -> VolumeSource:
+    """The cases that `--data` names, read and checked."""
+    folder = Path(config.data)
+    if config.data == "phantom":
+        print("Made-up heads: six phantoms with a tumour of known regions. For real ones: --data FOLDER")
+        folder = startup.cache_dir() / "phantoms"
+        if not (folder / "dataset.json").exists():
+            write_phantoms(folder, 6)
+    source = VolumeSource(find_cases(folder, ignore=config.ignore), spacing=config.spacing)
+    if config.outputs == "regions":
+        regions.own_classes(tuple(source.layout.regions.values()))
+    return source.preload()
+
+
+def parts_of(source: VolumeSource, config: Config) -> dict[str, Subset]:
+    """Training, validation and test cases, never the same patient in two, unless there are too few to validate."""
+    if unknown := {*config.test_cases, *config.val_cases} - set(source.ids):
+        raise ValueError(f"no case {', '.join(sorted(unknown))}: there are {', '.join(source.ids[:20])}")
+    if len(source) >= FEW and not config.test_cases:
+        return split(source)
+    fifth = len(source) // 5
+    test = list(config.test_cases) or list(source.ids[-max(1, fifth) :])
+    rest = [id for id in source.ids if id not in test]
+    val = list(config.val_cases) or (rest[-fifth:] if fifth else [])
+    train = [id for id in rest if id not in val]
+    if not train:
+        raise ValueError(f"{len(source)} cases, of which none is left to train on: add cases, or name fewer to test")
+    if not val:
+        print("too few cases to keep some for validation: a training case chooses the checkpoint, which flatters it")
+        val = train[:1]
+    return {name: Subset(source, [source.ids.index(id) for id in ids]) for name, ids in
+            (("train", train), ("val", val), ("test", test))}  # fmt: skip
+
+
+def choose_patch(config: Config, source: Source) -> tuple[int, ...]:
+    """The preset's patch, along each axis no longer than the cases are (in the median), divisible by the levels."""
+    step = 2 ** (len(config.widths) - 1)
+    size = np.median([source[i]["label"].shape for i in range(len(source))], axis=0)
+    largest = config.patch or PRESETS[config.preset]["patch"]
+    if config.patch is None:
+        largest = tuple(max(step, min(p, int(n) // step * step)) for p, n in zip(largest, size, strict=True))
+    check_size(largest, config.widths, "SAME")
+    return largest
+
+
+def compose(
+    config: Config, members: regions.Regions, classes: int, patch: tuple[int, ...], planned_steps: int
+) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
+    """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
+    if config.outputs == "regions":
+        both = losses.weighted_sum((1.0, losses.dice), (1.0, losses.cross_entropy))
+        outputs, loss, decide = len(members), regions.region_loss(both, members), regions.decide(members)
+    else:
+        overlap = partial(losses.dice, background=False)
+        outputs, decide = classes, regions.exclusive
+        loss = losses.weighted_sum((1.0, overlap), (1.0, losses.cross_entropy))
+    model = UNet(config.widths, outputs, config.norm, config.dropout, dtype=config.dtype)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(),
+        training.scheduled(config.learning_rate, planned_steps),
+    )
+    # A thin patch is turned less out of its plane: what comes in from beyond its faces is only mirrored.
+    tilt = 30.0 * min(patch) / max(patch)
+    changes = augment.volume(rotation=(tilt, tilt, 30.0), spacing=config.spacing) if config.augment else None
+    count = partial(regions.count_regions, decide=decide, regions=members)
+    step = training.make_train_step(model, optimizer, loss, target=same, augment=changes)
+    eval_step = training.make_eval_step(model, loss, count, target=same, classify=decide)
+    return model, optimizer, step, eval_step
+
+
+def same(label: jax.Array) -> jax.Array:
+    """The classes themselves are learnt."""
+    return label
+
+
+def main(config: Config) -> int:
+    """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
+    config = resolve(config, jax.default_backend())
+    check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
+    source = open_source(config)
+    parts, patch = parts_of(source, config), choose_patch(config, source)
+    announce(config, parts, patch)
+    members = tuple(source.layout.regions.values())
+    crops = Subset(parts["train"], list(range(len(parts["train"]))) * math.ceil(config.crops / len(parts["train"])))
+    a_pass = steps_per_epoch(len(crops), config.batch)
+    model, optimizer, step, eval_step = compose(
+        config, members, len(source.layout.classes), patch, config.epochs * a_pass
+    )
+    state = training.init_state(model, optimizer, (*patch, source.channels), seed=config.seed)
+    mesh = parallel.data_mesh(config.batch)
+    # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
+    margin = [n // 8 for n in patch]
+    score = partial(evaluate, jax.jit(eval_step), patch=patch, batch=config.batch, margin=margin, mesh=mesh)
+
+    def validate(state: training.State) -> dict[str, float]:
+        result = score(state, parts["val"])
+        pooled = result.counts.sum(axis=0)  # (R, 2, 2)
+        dice, iou = (ratio(pooled)[:, 1] for ratio in (metrics.dice, metrics.iou))
+        by_region = {f"val_{name}": float(d) for name, d in zip(source.layout.regions, dice, strict=True)}
+        return {"val_loss": result.loss, "val_iou": float(iou.mean()), "val_dice": float(dice.mean()), **by_region}
+
+    open_workdir(config.workdir, dataclasses.asdict(config))
+    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+        position, signal = run_training(
+            state,
+            step=step,
+            batches=lambda start: train_batches(
+                crops, patch=patch, batch=config.batch, seed=config.seed, start_step=start, centred=config.centred
+            ),
+            steps_per_epoch=a_pass,
+            validate=validate,
+            budget=Budget(config.epochs, config.max_minutes),
+            checkpoints=checkpoints, log=log, card=make_card(config, model, source, patch), mesh=mesh,
+            resume=config.resume, say=partial(print, flush=True),
+        )  # fmt: skip
+    if signal is not None:
+        print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
+        return 128 + signal
+    finish(config, source, parts, position)
+    return 0
+
+
+def announce(config: Config, parts: dict[str, Subset], patch: tuple[int, ...]) -> None:
+    """Say what will be trained, on what, and on which device."""
+    print(f"device: {parallel.device_name()}; preset: {config.preset}; workdir: {config.workdir}")
+    if warning := startup.unseen_accelerator(jax.default_backend()):
+        print(warning, file=sys.stderr)
+    for name, part in parts.items():
+        print(f"{name:>5}: {len(part)} cases ({', '.join(part.ids[:8])}{' …' if len(part) > 8 else ''})")
+    print(f"crops of {'×'.join(map(str, patch))} voxels, {config.centred:.0%} of them around the tumour")
+
+
+def make_card(config: Config, model: UNet, source: VolumeSource, patch: tuple[int, ...]) -> dict[str, Any]:
+    """What a checkpoint says of itself, for prediction and for the reader."""
+    layout = source.layout
+    return {
+        "model": to_spec(model),
+        "channels": source.channels,
+        "modalities": layout.channels,
+        "normalisation": normalisation.to_spec(source.normalise),
+        "orientation": "RAS",
+        "spacing": source.spacing,
+        "classes": layout.classes,
+        "label_map": {str(value): layout.classes[number] for value, number in layout.values.items()},
+        "outputs": config.outputs,
+        "regions": regions.to_spec(layout.regions),
+        "patch": list(patch),
+        "config": plain(config),
+        **provenance(),
+    }
+
+
+def finish(config: Config, source: VolumeSource, parts: dict[str, Subset], position: Position) -> None:
+    """Score the test cases once, and a training case, with the best checkpoint; labels, pictures, results."""
+    predictor = VolumePredictor.load(config.workdir, overlap=config.overlap, batch=config.batch)
+    chosen = {"test": parts["test"].ids, "train": parts["train"].ids[: config.scored_train_cases]}
+    scores = evaluate_cases(predictor, source.layout, chosen, config.workdir, tolerance=config.tolerance)
+    card = predictor.card
+    facts = {
+        **scores.parts,
+        "rules": {"empty": surface.EMPTY_RULE, "surface_dice_mm": config.tolerance},
+        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
+        "epochs": position.epoch,
+        # the first case holds the compilation
+        "seconds": {"training": position.seconds, "first_case": scores.seconds[0], "a_case": min(scores.seconds)},
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "device": parallel.device_name(),
+        "data": config.data,
+        "version": card["version"],
+        "commit": card["commit"],
+    }
+    write_json(config.workdir / "results.json", facts)
+    title = f"3-D U-Net on {Path(config.data).name}"
+    report.curves(read_rows(config.workdir / "metrics.jsonl"), config.workdir / "report" / "curves.png", title=title)
+    print("\n".join(scores.lines()))
+    print(f"report: {config.workdir / 'report'}, labels: {config.workdir / 'predictions'}")
+
+
+if __name__ == "__main__":
+    startup.run(main, Config, description=__doc__)

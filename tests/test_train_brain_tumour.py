@@ -1,0 +1,113 @@
+"""The experiment as a user runs it, on two tiny phantoms: two steps, labels in the files' space, scores, misuse."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import train_brain_tumour as experiment
+from tests.volumes import SHAPE, decathlon, save
+from unet_jax.data.nifti import read_nifti
+from unet_jax.data.phantom import phantom
+from unet_jax.volume_prediction import VolumePredictor
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return decathlon(tmp_path_factory.mktemp("volumes"), 2)
+
+
+def config(folder, workdir, **changes):
+    tiny = {"epochs": 1, "crops": 4, "patch": (16, 16, 8), "widths": (4, 8), "overlap": 0.25}
+    return experiment.Config(data=str(folder), workdir=workdir, **tiny | changes)
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """Two steps and all that follows."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    assert experiment.main(config(folder, workdir)) == 0
+    return workdir
+
+
+def test_everything_a_run_leaves(run):
+    row = json.loads((run / "metrics.jsonl").read_text())
+    assert row["step"] == 2
+    assert {"val_whole tumour", "val_tumour core", "val_enhancing tumour"} <= set(row)
+    assert row["val_dice"] == pytest.approx(np.mean([row[f"val_{n}"] for n in experiment_regions(run)]))
+    results = json.loads((run / "results.json").read_text())
+    assert (results["test"]["cases"], results["train"]["cases"]) == (1, 1)
+    assert results["seconds"]["a_case"] > 0
+    table = (run / "per_case.csv").read_text().splitlines()
+    assert len(table) == 1 + 2 * 3
+    assert table[1].startswith("test,phantom_001,whole tumour,")
+    for name in ("curves", "phantom_000", "phantom_001"):
+        with Image.open(run / "report" / f"{name}.png") as image:
+            assert min(image.size) > 300
+
+
+def experiment_regions(run):
+    return json.loads((run / "results.json").read_text())["test"]["regions"]
+
+
+def test_scores_are_those_of_the_label_that_was_written(run, folder):
+    label, grid = read_nifti(run / "predictions" / "phantom_001.nii.gz")
+    truth, _ = read_nifti(folder / "labelsTr" / "phantom_001.nii.gz")
+    assert (label.dtype, label.shape, grid.axes) == (np.uint8, (*SHAPE, 1), "RAS")
+    both, sizes = ((label > 0) & (truth > 0)).sum(), (label > 0).sum() + (truth > 0).sum()
+    found = json.loads((run / "results.json").read_text())["test"]["regions"]["whole tumour"]
+    assert found["dice"] == pytest.approx(2 * both / sizes)
+    assert found["truth_ml"] == pytest.approx((truth > 0).sum() / 1000)
+
+
+def test_the_label_lies_as_the_image_however_it_was_stored(run):
+    """The same head stored by another scanner's axes gets the same label, turned alike."""
+    predictor = VolumePredictor.load(run, overlap=0.25)
+    image, _ = phantom(1, SHAPE)
+    affine = np.zeros((4, 4))
+    affine[0, 2], affine[1, 0], affine[2, 1], affine[3, 3] = -1, 1, -1, 1  # axes run front, down, left
+
+    stored = image.transpose(1, 2, 0, 3)[:, ::-1, ::-1]
+    _, grid = read_nifti(save(run / "turned.nii.gz", np.ascontiguousarray(stored), affine))
+    plain, _ = read_nifti(run / "predictions" / "phantom_001.nii.gz")
+    turned = predictor(stored, grid)
+    np.testing.assert_array_equal(turned, plain[..., 0].transpose(1, 2, 0)[:, ::-1, ::-1])
+    with pytest.raises(ValueError, match="3 modalities: the model was trained with FLAIR, T1w, T1gd, T2w"):
+        predictor(stored[..., :3], grid)
+
+
+def test_the_split_keeps_patients_apart_and_says_when_it_cannot(folder, tmp_path, capsys):
+    source = experiment.open_source(config(folder, tmp_path))
+    parts = experiment.parts_of(source, config(folder, tmp_path))
+    assert {name: part.ids for name, part in parts.items()} == {
+        "train": ("phantom_000",), "val": ("phantom_000",), "test": ("phantom_001",)
+    }  # fmt: skip
+    assert "which flatters it" in capsys.readouterr().out
+    other = experiment.parts_of(source, config(folder, tmp_path, test_cases=("phantom_000",)))
+    assert (other["train"].ids, other["test"].ids) == (("phantom_001",), ("phantom_000",))
+    with pytest.raises(ValueError, match="none is left to train on"):
+        experiment.parts_of(source, config(folder, tmp_path, test_cases=source.ids))
+    with pytest.raises(ValueError, match="no case x: there are phantom_000, phantom_001"):
+        experiment.parts_of(source, config(folder, tmp_path, val_cases=("x",)))
+
+
+def test_patch_follows_the_volumes(folder, tmp_path):
+    source = experiment.open_source(config(folder, tmp_path))
+    whole = dataclasses.replace(config(folder, tmp_path, patch=None, widths=(4, 8, 16)), preset="small")
+    size = np.median([source[i]["label"].shape for i in range(2)], axis=0)
+    assert experiment.choose_patch(whole, source) == tuple(int(n) // 4 * 4 for n in size)
+    with pytest.raises(ValueError, match=r"16×16×9 .*pad it to 16×16×10"):
+        experiment.choose_patch(config(folder, tmp_path, patch=(16, 16, 9)), source)
+
+
+def test_misuse_leaves_nothing_behind(folder, tmp_path):
+    for changes, message in (
+        ({"data": str(tmp_path / "none")}, "no such folder"),
+        ({"crops": 0}, "--crops 0: give 1 or more"),
+        ({"overlap": 1.0}, "--overlap are shares"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            experiment.main(config(folder, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
