@@ -9,6 +9,7 @@ from PIL import Image
 
 from experiments import train_brain_tumour as experiment
 from tests.volumes import SHAPE, decathlon, save
+from unet_jax.commands.predict_volumes import PredictVolumes, predict_volumes
 from unet_jax.data.nifti import read_nifti
 from unet_jax.data.phantom import phantom
 from unet_jax.volume_prediction import VolumePredictor
@@ -20,8 +21,8 @@ def folder(tmp_path_factory):
 
 
 def config(folder, workdir, **changes):
-    tiny = {"epochs": 1, "crops": 4, "patch": (16, 16, 8), "widths": (4, 8), "overlap": 0.25}
-    return experiment.Config(data=str(folder), workdir=workdir, **tiny | changes)
+    tiny = {"data": str(folder), "epochs": 1, "crops": 4, "patch": (16, 16, 8), "widths": (4, 8), "overlap": 0.25}
+    return experiment.Config(workdir=workdir, **tiny | changes)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,25 @@ def test_the_label_lies_as_the_image_however_it_was_stored(run):
     np.testing.assert_array_equal(turned, plain[..., 0].transpose(1, 2, 0)[:, ::-1, ::-1])
     with pytest.raises(ValueError, match="3 modalities: the model was trained with FLAIR, T1w, T1gd, T2w"):
         predictor(stored[..., :3], grid)
+
+
+def test_predicting_volumes_from_the_command_line(run, folder, tmp_path, capsys):
+    room = tmp_path / "in"
+    room.mkdir()
+    (room / "good.nii.gz").write_bytes((folder / "imagesTr" / "phantom_001.nii.gz").read_bytes())
+    (room / "torn.nii.gz").write_bytes((room / "good.nii.gz").read_bytes()[:5000])
+    options = PredictVolumes(run, (room,), tmp_path / "out", overlap=0.25)
+    assert predict_volumes(options) == 1
+    said = capsys.readouterr()
+    assert "1 cases done" in said.out
+    assert str(room / "torn.nii.gz") in said.err
+    label, _ = read_nifti(tmp_path / "out" / "labels" / "good.nii.gz")
+    np.testing.assert_array_equal(label, read_nifti(run / "predictions" / "phantom_001.nii.gz")[0])
+    header, row = (tmp_path / "out" / "volumes.csv").read_text().splitlines()
+    assert header == "case,whole tumour (ml),tumour core (ml),enhancing tumour (ml)"
+    assert row.split(",")[:2] == ["good", f"{(label > 0).sum() / 1000:.3f}"]
+    with Image.open(tmp_path / "out" / "pictures" / "good.png") as image:
+        assert image.size[0] > 300
 
 
 def test_the_split_keeps_patients_apart_and_says_when_it_cannot(folder, tmp_path, capsys):

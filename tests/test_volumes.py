@@ -8,7 +8,7 @@ import pytest
 from tests.volumes import SHAPE, brats, decathlon, one_file_a_modality, save
 from unet_jax.data.nifti import Grid, read_nifti
 from unet_jax.data.phantom import phantom
-from unet_jax.data.volume_folders import TUMOUR_REGIONS, find_cases
+from unet_jax.data.volume_folders import TUMOUR_REGIONS, find_cases, find_images
 from unet_jax.data.volume_source import VolumeSource
 from unet_jax.data.volumes import (
     IGNORED,
@@ -29,7 +29,7 @@ def test_every_layout_gives_the_same_case(tmp_path, make):
     assert layout.regions == TUMOUR_REGIONS
     assert layout.channels == ("FLAIR", "T1w", "T1gd", "T2w")
     assert len(layout.cases) == 1
-    np.testing.assert_array_equal(read_image(layout.cases[0], layout)[0], image)
+    np.testing.assert_array_equal(read_image(layout.cases[0], layout.channels)[0], image)
     np.testing.assert_array_equal(read_label(layout.cases[0], layout), label)
 
 
@@ -51,7 +51,7 @@ def test_nnunets_regions_and_ignore(tmp_path):
 def test_the_real_cases(real_data):
     layout = find_cases(real_data / "msd_brain_tumour")
     assert (layout.regions, layout.ignore) == (TUMOUR_REGIONS, (255,))
-    assert [check_case(case, layout).shape for case in layout.cases] == [(230, 239, 55), (228, 220, 33)]
+    assert [check_case(case, layout.channels).shape for case in layout.cases] == [(230, 239, 55), (228, 220, 33)]
     label = read_label(layout.cases[1], layout)
     # as counted in the file itself
     np.testing.assert_array_equal(np.bincount(label.ravel())[[0, 1, 2, 3, 255]], [1316602, 64972, 17516, 5979, 250211])
@@ -95,7 +95,28 @@ def test_a_missing_modality(tmp_path):
     save(root / "imagesTr" / "phantom_000.nii.gz", image[..., :3], affine)
     layout = find_cases(root)
     with pytest.raises(ValueError, match=r"phantom_000\.nii\.gz holds 3 volumes instead of 4: give FLAIR, T1w, T1gd"):
-        check_case(layout.cases[0], layout)
+        check_case(layout.cases[0], layout.channels)
+
+
+def test_images_without_labels_are_found_in_every_form(tmp_path):
+    names = ("FLAIR", "T1w", "T1gd", "T2w")
+    root = decathlon(tmp_path / "msd", 2)
+    assert [case.id for case in find_images(root, names)] == ["phantom_000", "phantom_001"]
+    one = root / "imagesTr" / "phantom_001.nii.gz"
+    assert [case.images for case in find_images(one, names)] == [(one,)]
+    root = one_file_a_modality(tmp_path / "files")
+    (case,) = find_images(root, names)
+    assert (case.id, len(case.images), case.label) == ("a", 4, None)
+    (root / "imagesTr" / "a_0003.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a_0003\.nii\.gz is missing"):
+        find_images(root, names)
+    root = brats(tmp_path / "brats")
+    (root / "case1" / "case1_seg.nii.gz").unlink()
+    (case,) = find_images(root, names)
+    assert [path.name for path in case.images] == [f"case1_{name}.nii.gz" for name in ("flair", "t1", "t1ce", "t2")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no NIfTI file"):
+        find_images(tmp_path / "empty", names)
 
 
 def test_missing_label_image_and_folder(tmp_path):
@@ -120,14 +141,14 @@ def test_shapes_and_affines_that_disagree(tmp_path):
     path = root / "labelsTr" / "phantom_000.nii.gz"
     save(path, label[:, :, 1:])
     with pytest.raises(ValueError, match=r"labelsTr/phantom_000.* does not lie where .* lies: 20×24×15 voxels"):
-        check_case(layout.cases[0], layout)
+        check_case(layout.cases[0], layout.channels)
     save(path, label, np.diag([-1, 1, 1, 1.0]))  # stored as if mirrored: nothing is turned silently
     with pytest.raises(ValueError, match=r"does not lie where .*LAS, .* against .*RAS.*resample_from_to"):
-        check_case(layout.cases[0], layout)
+        check_case(layout.cases[0], layout.channels)
     nudged = np.eye(4)
     nudged[:3, 3] = 0.01  # rounding of another program
     save(path, label, nudged)
-    check_case(layout.cases[0], layout)
+    check_case(layout.cases[0], layout.channels)
 
 
 def test_an_empty_volume_and_one_without_annotation(tmp_path):
@@ -136,7 +157,7 @@ def test_an_empty_volume_and_one_without_annotation(tmp_path):
     save(root / "imagesTr" / "phantom_000.nii.gz", image * (np.arange(4) != 2).astype(np.int16))
     layout = find_cases(root)
     with pytest.raises(ValueError, match=r"phantom_000\.nii\.gz: T1gd is empty, every voxel is 0"):
-        read_image(layout.cases[0], layout)
+        read_image(layout.cases[0], layout.channels)
     root = decathlon(tmp_path / "b")
     rewrite_label(root, lambda label: label * 0 + 7)
     with pytest.raises(ValueError, match=r"phantom_000\.nii\.gz: no voxel of the brain is annotated"):

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 from unet_jax import startup
 from unet_jax.commands.check import Check, check
 from unet_jax.commands.evaluate import Evaluate, evaluate
+from unet_jax.commands.predict_volumes import PredictVolumes, predict_volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,12 @@ def predict(config: Predict) -> int:
     return 1 if report.failed else 0
 
 
-COMMANDS = {"predict": (Predict, predict), "evaluate": (Evaluate, evaluate), "check": (Check, check)}
+COMMANDS = {
+    "predict": (Predict, predict),
+    "predict-volumes": (PredictVolumes, predict_volumes),
+    "evaluate": (Evaluate, evaluate),
+    "check": (Check, check),
+}
 
 
 def main() -> NoReturn:

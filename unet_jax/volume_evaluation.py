@@ -1,15 +1,18 @@
 """Whole cases through a trained model, in the space of their own files: labels, scores, volumes and pictures."""
 
+import csv
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from unet_jax.data.nifti import write_label
-from unet_jax.data.volume_folders import Layout
+from unet_jax.data.nifti import read_nifti, write_label
+from unet_jax.data.volume_folders import Case, Layout
 from unet_jax.data.volumes import read_image, read_label
+from unet_jax.logs import replacing
+from unet_jax.regions import inside
 from unet_jax.volume_prediction import VolumePredictor
 from unet_jax.volume_report import score_case, summarise, three_planes, write_table
 
@@ -59,7 +62,7 @@ def evaluate_cases(
     cases = {case.id: case for case in layout.cases}
     for part, ids in parts.items():
         for id in ids:
-            image, grid = read_image(cases[id], layout)
+            image, grid = read_image(cases[id], layout.channels)
             began = time.perf_counter()
             label = predictor(image, grid)
             seconds.append(time.perf_counter() - began)
@@ -75,3 +78,48 @@ def evaluate_cases(
     write_table(folder / "per_case.csv", rows)
     by_part = {part: [scores for p, _, scores in rows if p == part] for part, _, _ in rows}
     return CaseScores({part: summarise(scores) for part, scores in by_part.items()}, tuple(seconds))
+
+
+def predict_cases(
+    predictor: VolumePredictor,
+    cases: Sequence[Case],
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None],
+) -> tuple[list[str], list[str]]:
+    """Predict cases without truth: labels/ID.nii.gz and pictures/ID.png, and volumes.csv over all labels there are.
+
+    Args:
+        predictor: the model.
+        cases: names and files, see `volume_folders.find_images`.
+        folder: where to write; a label that is there is kept unless `overwrite`.
+        overwrite: make all anew.
+        say: takes a line for the user after every case.
+
+    Returns:
+        Names of the cases that have a label now, and a line for every case that failed, naming the file.
+    """
+    folder, done, failed = Path(folder), [], []
+    for case in cases:
+        path = folder / "labels" / f"{case.id}.nii.gz"
+        try:
+            if overwrite or not path.exists():
+                image, grid = read_image(case, predictor.modalities)
+                began = time.perf_counter()
+                label = predictor(image, grid)
+                say(f"{case.id}: {time.perf_counter() - began:.1f} s")
+                picture = folder / "pictures" / f"{case.id}.png"
+                three_planes(picture, image[..., 0], None, label, grid, predictor.regions, title=case.id)
+                write_label(path, label, grid)
+            done.append(case.id)
+        except (ValueError, OSError) as error:
+            failed.append(str(error) if str(case.images[0].parent) in str(error) else f"{case.images[0]}: {error}")
+    with replacing(folder / "volumes.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", *(f"{name} (ml)" for name in predictor.regions)])
+        for id in done:
+            label, grid = read_nifti(folder / "labels" / f"{id}.nii.gz")
+            voxels = [np.count_nonzero(inside(label, members)) for members in predictor.regions.values()]
+            writer.writerow([id, *(f"{n * grid.millilitres:.3f}" for n in voxels)])
+    return done, failed

@@ -45,13 +45,23 @@ class VolumePredictor:
         """What the training says of the model."""
         return dict(self.predictor.card)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the channels are called, in the training's order."""
+        return tuple(self.card["modalities"])
+
+    @property
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """Classes of every region by its name, largest first."""
+        return {name: tuple(members) for name, members in self.card["regions"].items()}
+
     def __call__(self, image: Shaped[np.ndarray, "x y z c"], grid: Grid) -> UInt8[np.ndarray, "x y z"]:
         """Class of every voxel, from the modalities in the training's order, all as they lie in the files.
 
         Raises ValueError for another number of modalities, and for values that cannot be normalised.
         """
         if image.shape[-1] != self.card["channels"]:
-            names = ", ".join(self.card.get("modalities", ()))
+            names = ", ".join(self.modalities)
             raise ValueError(f"{image.shape[-1]} modalities: the model was trained with {names}, in this order")
         spacing = self.card.get("spacing")
         seen, frame = prepare(
@@ -83,5 +93,5 @@ class VolumePredictor:
         """Probabilities (*S, K) to classes (*S)."""
         if self.card["outputs"] != "regions":
             return jax.jit(regions.exclusive)
-        decide = regions.decide(tuple(map(tuple, self.card["regions"].values())))
+        decide = regions.decide(tuple(self.regions.values()))
         return jax.jit(lambda probabilities: decide(probabilities - 0.5))

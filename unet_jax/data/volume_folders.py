@@ -8,8 +8,11 @@ import dataclasses
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from unet_jax.data.nifti import read_grid
 
 ENDINGS = (".nii.gz", ".nii")
 MODALITIES = ("FLAIR", "T1w", "T1gd", "T2w")  # the Decathlon's order, so that one model serves both layouts
@@ -64,6 +67,36 @@ def find_cases(root: str | Path, *, ignore: int | None = None) -> Layout:
     return layout if ignore is None else dataclasses.replace(layout, ignore=(*layout.ignore, ignore))
 
 
+def find_images(path: str | Path, channels: Sequence[str]) -> tuple[Case, ...]:
+    """Cases without labels in a folder, or in one file: see the three forms of an image in `find_cases`.
+
+    A folder holds files with all `channels`, or CASE_0000.nii.gz ..., in it or in its imagesTs/ or imagesTr/; or cases
+    of BraTS.
+
+    Raises FileNotFoundError when there is none, or a modality is missing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a NIfTI file, or a folder of them")
+    room = next((path / name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()), path)
+    files = [path] if path.is_file() else sorted(f for f in room.glob("*.nii*") if f.name[0] != ".")
+    names = {_base(file) if len(channels) > 1 else stem(file): file for file in files}
+    if files and not any(_BRATS.fullmatch(file.name) for file in files):
+        ending = {id: file.name.removeprefix(stem(file)) for id, file in names.items()}
+        return tuple(_case(id, f.with_name(id + ending[id]), None, len(channels)) for id, f in names.items())
+    found = _brats_files(path if path.is_dir() else path.parent)
+    if not found:
+        raise FileNotFoundError(f"{path} holds no NIfTI file (.nii, .nii.gz): name one that does")
+    return tuple(_brats_case(folder, id, files, labelled=False) for (folder, id), files in found.items())
+
+
+def _base(file: Path) -> str:
+    """Name of the case of which a file may be one modality: without _0001 where CASE_0000 is there and holds one."""
+    base = re.sub(r"_\d{4}$", "", stem(file))
+    first = file.with_name(f"{base}_0000{file.name.removeprefix(stem(file))}")
+    return base if base != stem(file) and first.exists() and read_grid(first)[1] == 1 else stem(file)
+
+
 def stem(path: Path) -> str:
     """Name of a NIfTI file without its ending."""
     return next((path.name.removesuffix(e) for e in ENDINGS if path.name.endswith(e)), path.stem)
@@ -86,7 +119,7 @@ def _decathlon(root: Path) -> Layout:
     values = {value: number for number, value in enumerate(kept)}
     classes = tuple(names[value] for value in kept)
     regions = {name: tuple(values[v] for v in members) for name, members in regions.items()}
-    cases = tuple(_case(root, id, image, label, len(channels)) for id, image, label in _listed(root, facts))
+    cases = tuple(_case(id, image, label, len(channels)) for id, image, label in _listed(root, facts))
     if not cases:
         raise FileNotFoundError(f"{root} holds no labelled case: {path.name} lists none, and labelsTr/ has no NIfTI")
     return Layout(root, channels, classes, values, ignore, regions or _regions_of(classes), cases)
@@ -128,11 +161,11 @@ def _listed(root: Path, facts: dict[str, Any]) -> list[tuple[str, Path, Path]]:
     return [(stem(label), image, label) for image, label in pairs]
 
 
-def _case(root: Path, id: str, image: Path, label: Path, channels: int) -> Case:
+def _case(id: str, image: Path, label: Path | None, channels: int) -> Case:
     ending = image.name.removeprefix(stem(image))
     parts = tuple(image.with_name(f"{stem(image)}_{i:04d}{ending}") for i in range(channels))
     images = (image,) if image.exists() else parts
-    if missing := [path for path in (*images, label) if not path.exists()]:
+    if missing := [path for path in (*images, label) if path is not None and not path.exists()]:
         if images == parts and len(missing) < len(parts):
             raise FileNotFoundError(
                 f"case {id}: {missing[0]} is missing, dataset.json tells of {channels} modalities: put it there, or "
@@ -145,11 +178,17 @@ def _case(root: Path, id: str, image: Path, label: Path, channels: int) -> Case:
     return Case(id, images, label)
 
 
-def _brats(root: Path) -> Layout:
+def _brats_files(root: Path) -> dict[tuple[Path, str], dict[str, Path]]:
+    """Files of each case (its folder and name) by what BraTS calls them."""
     found: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
     for path in sorted(root.rglob("*.nii*")):
         if match := _BRATS.fullmatch(path.name):
             found[path.parent, match[1]][match[2].lower()] = path
+    return found
+
+
+def _brats(root: Path) -> Layout:
+    found = _brats_files(root)
     if not found:
         raise FileNotFoundError(
             f"{root} holds no volumes in a known layout: give it dataset.json, imagesTr/ and labelsTr/ (Medical "
@@ -161,13 +200,13 @@ def _brats(root: Path) -> Layout:
     return Layout(root, MODALITIES, TUMOUR, values, (), dict(TUMOUR_REGIONS), cases)
 
 
-def _brats_case(folder: Path, id: str, files: dict[str, Path]) -> Case:
+def _brats_case(folder: Path, id: str, files: dict[str, Path], *, labelled: bool = True) -> Case:
     by_channel = {_SUFFIXES[suffix]: path for suffix, path in files.items()}
     if missing := [name for i, name in enumerate(MODALITIES) if i not in by_channel]:
         raise FileNotFoundError(
             f"case {id} in {folder}: no file for {', '.join(missing)} beside {', '.join(sorted(files))}: put it there, "
             "or take the case out"
         )
-    if None not in by_channel:
+    if labelled and None not in by_channel:
         raise FileNotFoundError(f"case {id} in {folder}: no {id}_seg.nii.gz: put it there, or take the case out")
-    return Case(id, tuple(by_channel[i] for i in range(len(MODALITIES))), by_channel[None])
+    return Case(id, tuple(by_channel[i] for i in range(len(MODALITIES))), by_channel[None] if labelled else None)

@@ -20,8 +20,8 @@ _VERSION = 1  # raise when the same files begin to give other arrays
 class VolumeSource:
     """Cases of a folder of volumes: image (X, Y, Z, C) uint8, label of classes, mask False where not annotated.
 
-    A case of 240 × 240 × 155 voxels takes about three seconds to read, once: it is kept in `cache_dir` (5 bytes a voxel
-    of the brain) and from there mapped into memory, so that a crop reads what it needs and no more.
+    A case is read once: it is kept in `cache_dir` (5 bytes a voxel of the box around the brain) and from there mapped
+    into memory, so that a crop reads the image where it lies and no more.
 
     Args:
         layout: of the folder, see `volume_folders.find_cases`.
@@ -45,7 +45,7 @@ class VolumeSource:
         cache_dir: str | Path | None = None,
     ):
         """Read the headers of all files."""
-        grids = [check_case(case, layout) for case in layout.cases]
+        grids = [check_case(case, layout.channels) for case in layout.cases]
         self.layout, self.normalise = layout, normalise
         self.spacing = spacing or common_spacing(grids)
         self.ids = tuple(case.id for case in layout.cases)
@@ -74,7 +74,7 @@ class VolumeSource:
         """Files of the image and of the label, made when they are not there."""
         image, label = (self._folder / f"{self._key(case)}-{what}.npy" for what in ("image", "label"))
         if not (image.exists() and label.exists()):
-            values, grid = read_image(case, self.layout)
+            values, grid = read_image(case, self.layout.channels)
             seen, frame = prepare(values, grid, spacing=self.spacing, normalise=self.normalise)
             truth = frame.forth(read_label(case, self.layout), order=0)
             if (truth == IGNORED).all():

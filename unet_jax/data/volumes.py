@@ -18,7 +18,7 @@ IGNORED = 255  # in the labels kept here: a voxel that does not count
 Spacing = tuple[float, ...]
 
 
-def check_case(case: Case, layout: Layout) -> Grid:
+def check_case(case: Case, channels: Sequence[str]) -> Grid:
     """Grid of a case from the headers of its files alone.
 
     Raises ValueError when images and label do not lie in the same place, or channels are missing.
@@ -26,9 +26,9 @@ def check_case(case: Case, layout: Layout) -> Grid:
     grids = {path: read_grid(path) for path in (*case.images, *([case.label] if case.label else []))}
     grid = grids[case.images[0]][0]
     for path, (other, count) in grids.items():
-        want = len(layout.channels) if path == case.images[0] and len(case.images) == 1 else 1
+        want = len(channels) if path == case.images[0] and len(case.images) == 1 else 1
         if count != want:
-            mend = "a label is one" if path == case.label else f"give {', '.join(layout.channels)}, in this order"
+            mend = "a label is one" if path == case.label else f"give {', '.join(channels)}, in this order"
             raise ValueError(f"{path} holds {count} volumes instead of {want}: {mend}")
         if not grid.agrees(other):
             raise ValueError(
@@ -44,12 +44,12 @@ def _place(grid: Grid) -> str:
     return f"{'×'.join(map(str, grid.shape))} voxels of {spacing} mm, {grid.axes}, the first at ({origin})"
 
 
-def read_image(case: Case, layout: Layout) -> tuple[Shaped[np.ndarray, "x y z c"], Grid]:
+def read_image(case: Case, channels: Sequence[str]) -> tuple[Shaped[np.ndarray, "x y z c"], Grid]:
     """All modalities of a case, as they lie in the files, and their grid; ValueError for what cannot be right."""
-    grid = check_case(case, layout)
+    grid = check_case(case, channels)
     parts = [read_nifti(path)[0] for path in case.images]
     image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-    for channel, name in enumerate(layout.channels):
+    for channel, name in enumerate(channels):
         if not image[..., channel].any():
             path = case.images[channel if len(case.images) > 1 else 0]
             raise ValueError(f"{path}: {name} is empty, every voxel is 0: export it again, or take the case out")
