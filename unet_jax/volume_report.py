@@ -13,12 +13,13 @@ from unet_jax.data.volumes import IGNORED, Grid, resample
 from unet_jax.logs import replacing
 from unet_jax.pictures import for_display, overlay
 from unet_jax.report import draw_sheet
+from unet_jax.shapes import bounding_box
 
 Regions = Mapping[str, tuple[int, ...]]
 COLUMNS = ("dice", "hd95_mm", "surface_dice", "truth_ml", "prediction_ml")
 PLANES = ("sagittal", "coronal", "axial")  # across the axes right, front and up
 COLOURS = ((255, 225, 25), (255, 120, 40), (40, 225, 255), (230, 120, 255), (120, 255, 120))
-_HEIGHT, _GAP, _LEFT, _HEAD, _FOOT = 330, 6, 34, 74, 54  # pixels
+_SIDE, _GAP, _LEFT, _HEAD, _FOOT = 420, 8, 34, 74, 54  # pixels; the longest side of the head takes _SIDE of them
 
 
 def score_case(
@@ -70,7 +71,8 @@ def three_planes(
 ) -> None:
     """Draw one modality in three planes through the largest region, and the outlines of truth and prediction over it.
 
-    The planes are those in which most of it is seen, patient's right on the left, as a radiologist looks at them.
+    The planes are those in which most of it is seen, all to one scale, cut to what the image holds, the patient's right
+    on the left, as a radiologist looks at them.
 
     Args:
         path: the PNG.
@@ -84,41 +86,47 @@ def three_planes(
     known = [] if truth is None else [truth]
     turned = [to_ras(values, grid)[0] for values in (image.astype(np.float32), prediction, *known)]
     spacing = to_ras(image, grid)[1].spacing
+    slices = turned[0].shape
+    box = bounding_box(turned[0] != 0)
+    turned = [values[tuple(slice(a, b) for a, b in box)] for values in turned]
     shown = turned[-1] * (turned[-1] != IGNORED)
     largest = regions.inside(shown, next(iter(names.values())))
     if not largest.any():
         largest = turned[0] != 0
     at = [int(np.argmax(largest.sum(axis=tuple(a for a in range(3) if a != axis)))) for axis in range(3)]
-    columns = [[_upright(values, axis, at[axis], spacing) for values in turned] for axis in range(3)]
+    scale = _SIDE / max(n * mm for n, mm in zip(largest.shape, spacing, strict=True))
     kinds = ["image", *([] if truth is None else ["truth"]), "prediction"]
-    widths = [column[0].shape[1] for column in columns]
-    height = _HEAD + len(kinds) * (_HEIGHT + _GAP) + _FOOT
-    width = _LEFT + sum(widths) + _GAP * 2 + 8
-    sheet = np.full((height, width, 3), 255, np.uint8)
+    drawn = []
+    for axis in (2, 1, 0):
+        picture, predicted, *known = (_upright(values, axis, at[axis], spacing, scale) for values in turned)
+        picture = for_display(np.ascontiguousarray(picture[..., None]))
+        name = f"{PLANES[axis]}, slice {box[axis][0] + at[axis] + 1} of {slices[axis]}"
+        drawn.append((name, [_outlined(picture, label, names) for label in (None, *known, predicted)]))
+    tall = max(column[0].shape[0] for _, column in drawn)
+    tops = [_HEAD + row * (tall + _GAP) for row in range(len(kinds))]
+    least = [max(column[0].shape[1], 270) for _, column in drawn]  # room for the name of the plane
+    sheet = np.full((tops[-1] + tall + _FOOT, _LEFT + sum(least) + 2 * _GAP + 8, 3), 255, np.uint8)
     words: list[tuple[float, float, str, dict]] = [(8, 30, title, {"size": 13, "weight": "bold"})]
     left = _LEFT
-    for axis, column in enumerate(columns):
-        picture = for_display(np.ascontiguousarray(column[0][..., None]))
-        for row, kind in enumerate(kinds):
-            top = _HEAD + row * (_HEIGHT + _GAP)
-            label = None if kind == "image" else column[1 if kind == "prediction" else 2]
-            sheet[top : top + _HEIGHT, left : left + widths[axis]] = _outlined(picture, label, names)
-            if axis == 0:
-                style = {"rotation": 90, "ha": "center", "va": "center", "size": 11}
-                words.append((20, top + _HEIGHT / 2, kind, style))
-        words.append((left, _HEAD - 10, f"{PLANES[axis]}, slice {at[axis] + 1} of {largest.shape[axis]}", {"size": 9}))
-        left += widths[axis] + _GAP
-    draw_sheet(sheet, words + _legend(sheet, names, height - _FOOT + 16), path)
+    for (name, column), width in zip(drawn, least, strict=True):
+        for top, panel in zip(tops, column, strict=True):
+            middle = top + (tall - panel.shape[0]) // 2
+            sheet[middle : middle + panel.shape[0], left : left + panel.shape[1]] = panel
+        words.append((left, _HEAD - 10, name, {"size": 9}))
+        left += width + _GAP
+    style = {"rotation": 90, "ha": "center", "va": "center", "size": 11}
+    words += [(20, top + tall / 2, kind, style) for top, kind in zip(tops, kinds, strict=True)]
+    draw_sheet(sheet, words + _legend(sheet, names, tops[-1] + tall + 16), path)
 
 
-def _upright(values: np.ndarray, axis: int, index: int, spacing: Sequence[float]) -> np.ndarray:
-    """One plane as a picture of `_HEIGHT` rows, up (or front) at the top, the patient's right on the left, to scale."""
+def _upright(values: np.ndarray, axis: int, index: int, spacing: Sequence[float], scale: float) -> np.ndarray:
+    """One plane, `scale` pixels a millimetre, up (or front) at the top, the patient's right on the left."""
     plane = np.take(values, index, axis=axis).T[::-1]  # rows from up or front, columns from left or from behind
     if axis != 0:
         plane = plane[:, ::-1]
-    across, along = (s for a, s in enumerate(spacing) if a != axis)
-    width = max(1, round(_HEIGHT * plane.shape[1] * across / (plane.shape[0] * along)))
-    return resample(plane[..., None], (_HEIGHT, width, 1), order=1 if plane.dtype.kind == "f" else 0)[..., 0]
+    across, along = (mm for a, mm in enumerate(spacing) if a != axis)
+    size = [max(1, round(n * mm * scale)) for n, mm in zip(plane.shape, (along, across), strict=True)]
+    return resample(plane[..., None], (*size, 1), order=1 if plane.dtype.kind == "f" else 0)[..., 0]
 
 
 def _outlined(picture: np.ndarray, label: np.ndarray | None, names: Regions) -> np.ndarray:
