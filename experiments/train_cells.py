@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 import jax
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 
-from unet_jax import augment, losses, memory, metrics, object_scores, parallel, training, tuning
+from unet_jax import augment, losses, memory, metrics, models, object_scores, parallel, targets, training, tuning
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data.named import open_named
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
-from unet_jax.data.source import Source, describe_split, split
+from unet_jax.data.source import Source, describe_split, fewer, split
 from unet_jax.dry_run import analyse, lines, lower_step, tpu_devices
 from unet_jax.evaluation import evaluate
 from unet_jax.heads import HEADS
@@ -36,7 +37,7 @@ from unet_jax.lock import locked
 from unet_jax.logs import MetricsLog, epoch_line, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, fit
 from unet_jax.model_folder import read_model
-from unet_jax.models import UNet, to_spec
+from unet_jax.models import to_spec
 from unet_jax.models.unet import check_size
 from unet_jax.prediction import Predictor
 from unet_jax.profiling import Profile
@@ -82,6 +83,12 @@ class Config:
     """Side of the training crop in pixels: the recipe's size, which 4 levels divide."""
     target: Literal["foreground", "border", "distance", "flow"] = "foreground"
     """What tells touching objects apart, see unet_jax/heads.py: all but foreground need masks that number objects."""
+    model: str = "UNet"
+    """Architecture, by its name in `unet-jax models`."""
+    window: int = 32
+    """Side in pixels of what the model Classifier gives one verdict on."""
+    train_images: int | None = None
+    """Train on that many of the training images only; a larger choice holds every smaller one."""
     widths: tuple[int, ...] | None = None
     """Filters of each level, the last at the bottom: one down-sampling less than there are numbers."""
     loss: Literal["dice", "bce", "focal", "dice+bce"] | None = None
@@ -179,13 +186,14 @@ def check_target(target: str, label_kind: str) -> None:
         )
 
 
-def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
+def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.GradientTransformation, Any, Any]:
     """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
     head = HEADS[config.target]
-    model = UNet(
-        config.widths, head.outputs(rank=2), config.norm, config.dropout, upsample=config.upsample, dtype=config.dtype,
-        remat=config.remat,
-    )  # fmt: skip
+    kind, given = models.named(config.model), dataclasses.asdict(config)
+    options = {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}
+    if config.remat and "remat" not in options:
+        raise ValueError(f"--remat serves the UNet, not the {config.model}: leave it out")
+    model = kind(**options, classes=head.outputs(rank=2))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),
@@ -193,8 +201,13 @@ def compose(config: Config, planned_steps: int) -> tuple[UNet, optax.GradientTra
     )
     loss = partial(head.loss, LOSSES[config.loss])
     changes = augment.strong() if config.augment else None
+    target = head.target
+    if config.model == "Classifier":
+        if config.target != "foreground":
+            raise ValueError("--model Classifier says cell or no cell and nothing else: add --target foreground")
+        target = lambda label: targets.any_in_window(head.target(label), window=config.window)  # noqa: E731
     step = training.make_train_step(
-        model, optimizer, loss, target=head.target, augment=changes, accumulate=config.accumulate,
+        model, optimizer, loss, target=target, augment=changes, accumulate=config.accumulate,
         axis_name="data" if config.parallel == "pmap" else None,
     )  # fmt: skip
     if config.skip_nonfinite:
@@ -213,6 +226,8 @@ def main(config: Config) -> int:
     source = Normalised(source).preload()
     check_target(config.target, source.label_kind)
     parts = split(source)
+    if config.train_images is not None:
+        parts["train"] = fewer(parts["train"], config.train_images)
     announce(config, parts)
     if source.label_kind == "classes":
         print("the masks hold classes: every class but 0 is learnt as cell")
@@ -335,7 +350,7 @@ def announce(config: Config, parts: dict[str, Source]) -> None:
     print(f"workdir: {config.workdir}")
 
 
-def make_card(config: Config, model: UNet, source: Source) -> dict[str, Any]:
+def make_card(config: Config, model: nn.Module, source: Source) -> dict[str, Any]:
     """What a checkpoint says of itself, for prediction and for the reader."""
     return {
         "model": to_spec(model),
@@ -378,7 +393,7 @@ def finish(
         "commit": card["commit"],
     }
     scores = write_results(config.workdir, test, result, facts)["test"]
-    folder = draw(config.workdir, test, result, title=f"U-Net on {Path(config.data).name}")
+    folder = draw(config.workdir, test, result, title=f"{config.model} on {Path(config.data).name}")
     print(
         f"test ({scores['images']} images, checkpoint of epoch {chosen['epoch']}): "
         f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "

@@ -31,3 +31,11 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}: set UNET_JAX_DATA to a folder that holds dsb2018/, isbi2012/ ...")
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain_layers():
+    """The layers in their plain form, which compiles sooner; test_primitives.py holds the fast ones equal to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.lax, "platform_dependent", lambda *arrays, default, **_: default(*arrays))
+        yield

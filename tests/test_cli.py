@@ -15,6 +15,7 @@ from tests.trained import SMALL, TILE, bright_variables, card, save_run
 from unet_jax import cli
 from unet_jax.data.images import read_label
 from unet_jax.inputs import find_inputs
+from unet_jax.models import MODELS
 
 SIZES = {"a": (20, 31), "b": (TILE, TILE), "c": (7, 5)}
 
@@ -213,6 +214,17 @@ def test_the_command_itself(run, folder):
     assert "bad.png: is empty" in done.stderr
     assert "Traceback" not in done.stderr
     assert (out / "labels" / "a.tif").exists()
+
+
+def test_models_and_what_they_cost(capsys):
+    """Widths 2, 4: 9·(1·2 + 2²) + 4, bottom 9·(8 + 16) + 8, up 4·4·2 + 2, block 9·(8 + 4) + 4, head 6, together 434."""
+    assert cli.models(cli.Models(size=(8, 8), channels=1, widths=(2, 4))) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:] if line.strip()}
+    assert lines["UNet"].split()[1] == "434"
+    assert "Ronneberger" in lines["UNet"]
+    assert set(lines) == {model.__name__ for model in MODELS}
+    with pytest.raises(ValueError, match="two or three sizes"):
+        cli.models(cli.Models(size=(8,)))
 
 
 def test_the_command_line_is_read_without_jax():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unet_jax.data.source import Source, Subset, count_kinds, split, split_of
+from unet_jax.data.source import Source, Subset, count_kinds, fewer, split, split_of
 
 
 class Numbers:
@@ -77,3 +77,12 @@ def test_count_kinds():
     assert list(count_kinds(source).items()) == [("y", 3), ("x", 1)]
     assert count_kinds(Subset(source, [0, 1])) == {"x": 1, "y": 1}
     assert count_kinds(source, "stain") == {}
+
+
+def test_fewer_images_are_a_part_of_more():
+    source = Numbers(map(str, range(40)))
+    few, more = (set(fewer(source, count).ids) for count in (5, 16))
+    assert few < more < set(source.ids)
+    assert fewer(source, 40).ids != source.ids, "in the hashes' order"
+    with pytest.raises(ValueError, match="41 of 40 images"):
+        fewer(source, 41)

@@ -66,7 +66,7 @@ def test_misuse_is_named(stack, tmp_path):
         train_isbi2012.main(
             train_isbi2012.Config(data=stack, workdir=tmp_path / "run", train_slices=4, held_back=4, widths=(4, 8))
         )
-    with pytest.raises(ValueError, match="does not fit a U-Net of 1 down-samplings with VALID padding"):
+    with pytest.raises(ValueError, match="does not fit a network of 1 down-samplings with VALID padding"):
         train_isbi2012.main(train_isbi2012.Config(data=stack, tile=35, widths=(4, 8)))
     assert not (tmp_path / "run").exists()
 

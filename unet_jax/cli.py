@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 from unet_jax import startup
 from unet_jax.commands.check import Check, check
 from unet_jax.commands.evaluate import Evaluate, evaluate
+from unet_jax.commands.models import Models, models
 from unet_jax.commands.predict_volumes import PredictVolumes, predict_volumes
 
 
@@ -91,6 +92,7 @@ COMMANDS = {
     "predict-volumes": (PredictVolumes, predict_volumes),
     "evaluate": (Evaluate, evaluate),
     "check": (Check, check),
+    "models": (Models, models),
 }
 
 

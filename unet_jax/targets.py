@@ -145,3 +145,21 @@ def _two_nearest(near, next_, other):
     )
     first = tuple(jnp.where(closer, new, old) for old, new in zip(near, other, strict=True))
     return first, second
+
+
+def any_in_window(label: Int32[Array, "b *s"], *, window: int) -> Int32[Array, "b *s"]:
+    """The largest value of each window of `window` pixels a side, on all of its pixels: what a classifier may know.
+
+    Args:
+        label: (B, *S) classes, S multiples of the window; the windows do not overlap.
+        window: in pixels.
+
+    Returns:
+        The same shape.
+    """
+    counts = [n // window for n in label.shape[1:]]
+    split = label.reshape(label.shape[0], *(n for count in counts for n in (count, window)))
+    most = split.max(axis=range(2, split.ndim, 2))
+    for axis in range(1, most.ndim):
+        most = jnp.repeat(most, window, axis=axis)
+    return most

@@ -56,6 +56,7 @@ def make_train_step(
     augment: Augment | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
+    aux_weight: float = 0.5,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """One step of gradient descent: (state, batch) -> (state, {"loss", "grad_norm"}), pure, for jit over any mesh.
 
@@ -66,6 +67,9 @@ def make_train_step(
     With `accumulate` = n the gradients of n equal parts of the batch, one after the other in the memory of one, are
     summed before the one update: the gradient of the whole batch. What looks at several images sees a part's only:
     batch statistics are those of each part, and their running values move n times. Dropout draws anew for each part.
+
+    Logits that the model sows into "aux" (deep supervision) are scored too, the first with `aux_weight`, each further
+    one with that share of the one before; the weights are scaled to add up to one. 0 leaves them out.
     """
 
     def everywhere(part: PyTree) -> PyTree:
@@ -76,10 +80,11 @@ def make_train_step(
     ) -> tuple[Array, PyTree]:
         image, label, mask = batch
         logits, changed = model.apply(
-            {"params": params, **model_state}, image, train=True, rngs={"dropout": key}, mutable=list(model_state)
+            {"params": params, **model_state}, image, train=True, rngs={"dropout": key}, mutable=[*model_state, "aux"]
         )
+        heads = [logits, *jax.tree.leaves(changed.pop("aux", {}))]
         size = logits.shape[1:-1]
-        per_image = loss(logits, target(centre_crop(label, size)), centre_crop(mask, size))
+        per_image = _over_heads(loss, heads, target(centre_crop(label, size)), centre_crop(mask, size), aux_weight)
         return jnp.sum(per_image * _counted(mask)) / images, changed
 
     gradient = jax.value_and_grad(objective, has_aux=True)
@@ -146,6 +151,17 @@ def skipping_nonfinite(step: Step) -> Step:
         return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state).replace(step=new.step), out
 
     return guarded
+
+
+def _over_heads(loss: Loss, heads: list[Array], wanted: PyTree, mask: Array, weight: float) -> Array:
+    """Weighted mean (B,) of the losses of logits of several sizes; coarse ones are to hit every n-th pixel."""
+    weights = [weight**i for i in range(len(heads) if weight else 1)]
+
+    def one(logits: Array) -> Array:
+        every = tuple(slice(None, None, n // m) for n, m in zip(mask.shape[1:], logits.shape[1:-1], strict=True))
+        return loss(logits, *jax.tree.map(lambda x: x[:, *every], (wanted, mask)))
+
+    return sum(share / sum(weights) * one(logits) for share, logits in zip(weights, heads, strict=False))
 
 
 def make_eval_step(

@@ -122,3 +122,16 @@ def describe_split(parts: Mapping[str, Source]) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in count_kinds(part).items())
         lines.append(f"{name:>5}: {len(part)} images{f' ({kinds})' if kinds else ''}")
     return "\n".join(lines)
+
+
+def fewer(source: Source, count: int) -> Subset:
+    """`count` of the images, by the order of their ids' hashes: a larger choice holds every smaller one.
+
+    Raises ValueError when there are not so many.
+    """
+    if not 1 <= count <= len(source):
+        raise ValueError(f"{count} of {len(source)} images: choose from 1 to {len(source)}")
+    order = sorted(
+        range(len(source)), key=lambda i: hashlib.sha256(source.ids[i].encode(errors="surrogateescape")).digest()
+    )
+    return Subset(source, order[:count])

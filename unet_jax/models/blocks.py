@@ -44,7 +44,7 @@ class Conv(nn.Module):
 
 
 class UpConv(nn.Module):
-    """Up-sampling by two on every spatial axis: (B, *S, C) -> (B, *2S, features).
+    """Up-sampling by `stride` (two on every axis when empty): (B, *S, C) -> (B, *(S · stride), features).
 
     "transpose" is the 2×2 up-convolution of Ronneberger 2015; "resize" repeats pixels and convolves 3×3, which leaves
     no checkerboard (Odena et al. 2016).
@@ -53,16 +53,17 @@ class UpConv(nn.Module):
     features: int
     how: Upsample = "transpose"
     dtype: str = "float32"
+    stride: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *t k"]:
-        """Double the size and set the number of features."""
-        rank = x.ndim - 2
+        """Enlarge, and set the number of features."""
+        stride = self.stride or (2,) * (x.ndim - 2)
         if self.how == "resize":
-            for axis in range(1, rank + 1):
-                x = jnp.repeat(x, 2, axis=axis)
+            for axis, times in enumerate(stride, start=1):
+                x = jnp.repeat(x, times, axis=axis)
             return Conv(self.features, dtype=self.dtype, name="conv")(x)
-        kernel = self.param("kernel", kernel_init, (2,) * rank + (x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", kernel_init, (*stride, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         y = primitives.up_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - 1)))
@@ -72,7 +73,7 @@ class GroupNorm(nn.Module):
     """Group normalisation: zero mean and unit variance over the pixels of each image and group of channels.
 
     y = (x - mean) / sqrt(var + 1e-6) * scale + bias, computed as x * a + b with one a and b an image and channel, which
-    XLA joins with the activation behind it; var = E[x²] - E[x]² from one pass, in float32. Source: Wu & He 2018, eq. 1-6.
+    XLA joins with the activation behind it; var = E[x²] - E[x]² from one pass, in float32. Source: Wu & He 2018.
     """
 
     groups: int
@@ -132,3 +133,54 @@ class ConvBlock(nn.Module):
             conv = Conv(self.features, 3, self.padding, self.norm != "batch", self.dtype, name=f"conv{i}")
             x = nn.relu(Normalise(self.norm, self.dtype, name=f"norm{i}")(conv(x), train=train))
         return nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
+
+
+class ResidualBlock(nn.Module):
+    """Two times normalisation, ReLU, convolution 3, added to the input; then dropout: (B, *S, C) -> (B, *S, features).
+
+    Where the features change, a 1×1 convolution takes the input to them. With `first` the input, an image, is convolved
+    as it is. Source: He et al. 2016 (arXiv 1603.05027), figure 4 (e), as Zhang 2018 uses it.
+    """
+
+    features: int
+    norm: Norm = "none"
+    dropout: float = 0.0
+    dtype: str = "float32"
+    first: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s c"], *, train: bool) -> Float[Array, "b *s k"]:
+        """Apply the block."""
+        y = x
+        for i in range(2):
+            if i or not self.first:
+                y = nn.relu(Normalise(self.norm, self.dtype, name=f"norm{i}")(y, train=train))
+            bias = i == 1 or self.norm != "batch"
+            y = Conv(self.features, use_bias=bias, dtype=self.dtype, name=f"conv{i}")(y)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, use_bias=False, dtype=self.dtype, name="shortcut")(x)
+        y = y + x.astype(self.dtype)
+        return nn.Dropout(self.dropout, deterministic=not train)(y) if self.dropout else y
+
+
+class Skip(nn.Module):
+    """The identity under a name: what a skip connection carries, where `flax.linen.intercept_methods` can cut it."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
+        """Give `x`."""
+        return x
+
+
+def dropout_at(level: int, widths: tuple[int, ...], rate: float) -> float:
+    """Dropout acts at the two deepest levels, as in Ronneberger 2015: `rate` there, 0 above."""
+    return rate if level >= len(widths) - 2 else 0.0
+
+
+def sow_aux(module: nn.Module, level: int, logits: Float[Array, "b *s k"]) -> None:
+    """Put the logits of an auxiliary head (deep supervision; 1 is the one nearest to the output) into "aux".
+
+    Nobody computes them who does not ask for that collection: `module.apply(..., mutable=["aux"])`.
+    """
+    if not module.is_initializing():
+        module.sow("aux", f"level{level}", logits)
