@@ -253,7 +253,7 @@ def main(config: Config) -> int:
         MetricsLog(config.workdir) as log,
     ):
         open_workdir(config.workdir, dataclasses.asdict(config))
-        position, signal = run_training(
+        _, position, signal = run_training(
             state,
             step=step,
             batches=lambda start: train_batches(

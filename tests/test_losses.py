@@ -57,6 +57,20 @@ def test_dice_of_an_absent_class(k):
     np.testing.assert_allclose(losses.dice(always, label, mask), expected, rtol=1e-6)
 
 
+def test_absent_classes_can_be_left_out_of_the_mean():
+    label, mask = square()
+    # Of four classes, each with probability 1/4, the label holds 0 and 1: class 0 has I = 3, P = 4, T = 12, so
+    # 1 - 7/17 = 10/17, class 1 I = 1, P = 4, T = 4, so 1 - 3/9 = 2/3. Nothing but class 0 is no foreground: 0.
+    four = jnp.zeros((1, 4, 4, 4))
+    present = partial(losses.dice, present_only=True)
+    np.testing.assert_allclose(present(four, label, mask), (10 / 17 + 2 / 3) / 2, rtol=1e-6)
+    np.testing.assert_allclose(present(four, label, mask, background=False), 2 / 3, rtol=1e-6)
+    np.testing.assert_array_equal(present(four, jnp.zeros_like(label), mask, background=False), 0)
+    # Tversky of class 1: 1 - 2 / (1 + 0.3·3 + 0.7·3 + 1) = 1 - 2/5.
+    only = losses.tversky(four, label, mask, background=False, present_only=True)
+    np.testing.assert_allclose(only, 3 / 5, rtol=1e-6)
+
+
 def test_tversky_by_hand():
     label, mask = square()
     # Probability 1/2: I = 2, FP = 8 - 2 = 6, FN = 4 - 2 = 2: 1 - (2 + 1) / (2 + 0.3·6 + 0.7·2 + 1) = 1 - 3/6.2.

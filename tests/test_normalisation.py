@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unet_jax.data import normalisation
-from unet_jax.data.normalisation import Percentiles, ZScore
+from unet_jax.data.normalisation import ChannelPercentiles, Percentiles, ZScore
 
 
 def test_zscore_of_four_voxels_by_hand():
@@ -53,3 +53,13 @@ def test_a_card_of_another_version_is_refused():
     for spec in ({"method": "tanh"}, {"method": "zscore", "strength": 1}, {}):
         with pytest.raises(ValueError, match="made by another version"):
             normalisation.from_spec(spec)
+
+
+def test_each_channel_by_its_own_percentiles():
+    rng = np.random.default_rng(0)
+    image = rng.random((30, 30, 2)).astype(np.float32) * np.float32([1, 1000])
+    together, apart = Percentiles()(image), ChannelPercentiles()(image)
+    assert together[..., 0].max() <= 1  # drowned
+    for k in range(2):
+        np.testing.assert_array_equal(apart[..., k : k + 1], Percentiles()(image[..., k : k + 1]))
+    assert normalisation.from_spec(normalisation.to_spec(ChannelPercentiles(low=2.0))) == ChannelPercentiles(low=2.0)

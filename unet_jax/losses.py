@@ -19,7 +19,15 @@ PerImage = Float32[Array, "b"]
 Loss = Callable[..., PerImage]
 
 
-def dice(logits: Logits, label: Label, mask: Mask, *, background: bool = True, smooth: float = 1.0) -> PerImage:
+def dice(
+    logits: Logits,
+    label: Label,
+    mask: Mask,
+    *,
+    background: bool = True,
+    smooth: float = 1.0,
+    present_only: bool = False,
+) -> PerImage:
     """Soft Dice loss of each image, the mean over its classes.
 
     1 - (2 I + smooth) / (P + T + smooth), where over the valid pixels of one image and class I sums probability ×
@@ -32,6 +40,8 @@ def dice(logits: Logits, label: Label, mask: Mask, *, background: bool = True, s
         mask: (B, *S), True where the pixel counts.
         background: False leaves class 0 out when K >= 2 (with K = 1 it never takes part).
         smooth: in pixels, above 0.
+        present_only: the mean over the classes that the image's label holds; with many classes most are absent from
+            an image, and their false alarms are another loss's business.
 
     Returns:
         (B,) in [0, 1].
@@ -39,7 +49,7 @@ def dice(logits: Logits, label: Label, mask: Mask, *, background: bool = True, s
     Source: Milletari et al. 2016, equation 3, without the squares.
     """
     inter, predicted, truth = _overlap(logits, label, mask, background)
-    return jnp.mean(1 - (2 * inter + smooth) / (predicted + truth + smooth), axis=-1)
+    return _class_mean(1 - (2 * inter + smooth) / (predicted + truth + smooth), truth, present_only)
 
 
 def tversky(
@@ -51,6 +61,7 @@ def tversky(
     beta: float = 0.7,
     background: bool = True,
     smooth: float = 1.0,
+    present_only: bool = False,
 ) -> PerImage:
     """Tversky loss of each image, the mean over its classes: Dice with a price for each kind of error.
 
@@ -65,6 +76,7 @@ def tversky(
         beta: price of a false negative pixel; above alpha it finds more of a small structure.
         background: False leaves class 0 out when K >= 2.
         smooth: in pixels, above 0.
+        present_only: the mean over the classes that the image's label holds, as in `dice`.
 
     Returns:
         (B,) in [0, 1].
@@ -73,7 +85,7 @@ def tversky(
     """
     inter, predicted, truth = _overlap(logits, label, mask, background)
     errors = alpha * (predicted - inter) + beta * (truth - inter)
-    return jnp.mean(1 - (inter + smooth) / (inter + errors + smooth), axis=-1)
+    return _class_mean(1 - (inter + smooth) / (inter + errors + smooth), truth, present_only)
 
 
 def cross_entropy(
@@ -182,6 +194,12 @@ def _overlap(logits, label, mask, background):
             probability, truth = probability[..., 1:], truth[..., 1:]
     axes, valid = tuple(range(1, logits.ndim - 1)), mask[..., None]
     return tuple(jnp.sum(jnp.where(valid, x, 0), axes) for x in (probability * truth, probability, truth))
+
+
+def _class_mean(loss, truth, present_only):
+    """Mean of (B, K) over the classes, or over those of which the truth holds a pixel; 0 where it holds none."""
+    counted = truth > 0 if present_only else jnp.ones_like(truth, bool)
+    return jnp.sum(jnp.where(counted, loss, 0), axis=-1) / jnp.maximum(jnp.sum(counted, axis=-1), 1)
 
 
 def _margin(logits, label):

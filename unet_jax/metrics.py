@@ -130,6 +130,21 @@ def summarise(
     return {"images": len(counted), **pooled, **mean}
 
 
+def of_present(
+    values: Float64[np.ndarray, "n k"], confusion: Int[np.ndarray, "n k k"], first: int = 1
+) -> Float64[np.ndarray, " n"]:
+    """One score an image: the mean over the classes from `first` on that its truth or its prediction holds, 1 for none.
+
+    Args:
+        values: (N, K) scores of each class, as `iou` gives them.
+        confusion: (N, K, K), the counts they come from.
+        first: 0 where class 0 is no background.
+    """
+    present = (confusion.any(axis=-1) | confusion.any(axis=-2))[:, first:]
+    total = np.where(present, values[:, first:], 0).sum(axis=-1)
+    return np.where(present.any(axis=-1), total / np.maximum(present.sum(axis=-1), 1), 1.0)
+
+
 def by_group(
     confusion: Int[np.ndarray, "n k k"], groups: Sequence[str], *, foreground: Sequence[int] | None = None
 ) -> dict[str, dict[str, int | float]]:

@@ -33,7 +33,8 @@ def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapp
         **facts,
     }
     write_json(workdir / "results.json", results)
-    scores = {name: getattr(metrics, name)(result.counts)[:, 1] for name in ("iou", "dice", "precision", "recall")}
+    names = ("iou", "dice", "precision", "recall")
+    scores = {name: metrics.of_present(getattr(metrics, name)(result.counts), result.counts) for name in names}
     with replacing(workdir / "per_image.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *source.columns, *scores])
@@ -47,7 +48,7 @@ def draw(workdir: Path, source: Source, result: Evaluation, *, title: str) -> Pa
     """Draw report/curves.png from metrics.jsonl, and report/examples.png of the best, median and worst images."""
     folder = workdir / "report"
     report.curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png", title=title)
-    iou, dice = (score(result.counts)[:, 1] for score in (metrics.iou, metrics.dice))
+    iou, dice = (metrics.of_present(score(result.counts), result.counts) for score in (metrics.iou, metrics.dice))
     kinds = source.columns.get("kind", ("",) * len(source))
     items = []
     for group, chosen in report.choose_examples(np.asarray(iou)).items():

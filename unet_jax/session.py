@@ -28,7 +28,7 @@ def run_training(
     mesh: Mesh,
     resume: bool,
     say: Callable[[str], None],
-) -> tuple[Position, int | None]:
+) -> tuple[State, Position, int | None]:
     """Train from `state`, or from the last checkpoint to resume, saving after every epoch.
 
     Args:
@@ -46,7 +46,7 @@ def run_training(
         say: takes each line for the user.
 
     Returns:
-        Where the run stands, and the signal that stopped it, or None at its end.
+        The last state, where the run stands, and the signal that stopped it, or None at its end.
     """
     everywhere, position = parallel.replicated(mesh), Position()
     state = jax.device_put(state, everywhere)
@@ -65,7 +65,7 @@ def run_training(
         checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
 
     with StopRequest() as stop:
-        fit(
+        state = fit(
             state,
             position,
             step=jax.jit(step, donate_argnums=0, out_shardings=everywhere),
@@ -75,7 +75,7 @@ def run_training(
             callbacks=Callbacks(validate, epoch_done, save, say),
             stop=stop,
         )
-    return position, stop.signal
+    return state, position, stop.signal
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ class FolderSource:
         ignore: value of mask pixels that do not count: mask False, label 0.
         classes: K, for label_kind "classes"; None takes the largest class found, at most 31, plus one.
         cache_bytes: decoded samples are kept in memory up to this size; beyond it they are decoded on access.
+        read: reads a mask file as numbers (H, W); None is `images.read_label`.
 
     Raises FileNotFoundError and ValueError. What needs decoding is checked by `preload()`, else on access.
     """
@@ -48,6 +50,7 @@ class FolderSource:
         ignore: int | None = None,
         classes: int | None = None,
         cache_bytes: int = 2 * 2**30,
+        read: Callable[[Path], np.ndarray] | None = None,
     ):
         """Pair the files; nothing is decoded yet."""
         if label_kind not in (None, *KINDS):
@@ -57,6 +60,7 @@ class FolderSource:
         self.ids: tuple[str, ...] = tuple(pair.id for pair in self._pairs)
         self.columns = read_index(self.folder / "index.csv", self.ids)
         self._asked, self._ignore, self._classes = label_kind, ignore, classes
+        self._read = read
         self._samples: dict[int, dict[str, Any]] = {}
         self._room = cache_bytes
         self._lock, self._scan_lock = threading.Lock(), threading.Lock()
@@ -133,7 +137,7 @@ class FolderSource:
         """Decode one pair; what is wrong with it is a text in the facts, so that all files can be told of at once."""
         pair = self._pairs[i]
         try:
-            image, raw = read_image(pair.image), read_label(pair.label)
+            image, raw = read_image(pair.image), (self._read or read_label)(pair.label)
         except (FileNotFoundError, ValueError) as error:
             return _Facts(0, None, str(error)), None, None
         if image.shape[:2] != raw.shape:

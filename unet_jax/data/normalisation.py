@@ -79,6 +79,19 @@ class Percentiles:
 
 
 @dataclasses.dataclass(frozen=True)
+class ChannelPercentiles:
+    """Stretch each channel of a whole image between its own percentiles, for bands of different instruments."""
+
+    low: float = 1.0
+    high: float = 99.8
+
+    def __call__(self, image: Shaped[np.ndarray, "*s c"]) -> UInt8[np.ndarray, "*s c"]:
+        """The image in 8 bits."""
+        bands = [to_uint8(image[..., k : k + 1], low=self.low, high=self.high) for k in range(image.shape[-1])]
+        return np.concatenate(bands, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
 class ZScore:
     """Z-score of each channel over the pixels that hold anything, for MRI, whose grey levels have no unit.
 
@@ -112,9 +125,10 @@ class ZScore:
         return out
 
 
-Normalisation = Percentiles | ZScore
+Normalisation = Percentiles | ChannelPercentiles | ZScore
 _METHODS: dict[str, tuple[type[Normalisation], str]] = {
     "percentile": (Percentiles, "all channels of the image"),
+    "channel-percentile": (ChannelPercentiles, "each channel of the image"),
     "zscore": (ZScore, "each channel, pixels that are not 0 in all channels"),
 }
 

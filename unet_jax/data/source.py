@@ -82,14 +82,17 @@ class Subset:
         return self.source[self.indices[index]]
 
 
+def _digest(id: str) -> bytes:
+    return hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()
+
+
 def split_of(id: str) -> str:
     """Part of the data an image belongs to: "train" (70 %), "val" (15 %) or "test" (15 %), by a hash of its id alone.
 
     u = first 8 bytes of sha256(id) / 2**64; train if u < 0.70, val if u < 0.85, else test. So adding an image moves
     no other, and the same id falls in the same part on every machine.
     """
-    digest = hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()
-    u = int.from_bytes(digest[:8], "big") / 2**64
+    u = int.from_bytes(_digest(id)[:8], "big") / 2**64
     return "train" if u < 0.70 else "val" if u < 0.85 else "test"
 
 
@@ -108,6 +111,25 @@ def split(source: Source) -> dict[str, Subset]:
             "(with 40 an empty part is very unlikely) or choose the parts yourself with Subset(source, indices)"
         )
     return {part: Subset(source, rows) for part, rows in indices.items()}
+
+
+def split_few(source: Source) -> dict[str, Subset]:
+    """The same three parts for a small set: 15 % for validation and for test, at least one each, in the hash's order.
+
+    Unlike `split`, an image that is added may move others. Raises ValueError for fewer than three images.
+    """
+    count = len(source)
+    if count < 3:
+        raise ValueError(f"{count} images cannot be split into training, validation and test: give at least 3")
+    order = sorted(
+        range(count), key=lambda i: hashlib.sha256(source.ids[i].encode("utf-8", "surrogateescape")).digest()
+    )
+    few = max(1, round(0.15 * count))
+    return {
+        "train": Subset(source, order[: count - 2 * few]),
+        "val": Subset(source, order[count - 2 * few : count - few]),
+        "test": Subset(source, order[count - few :]),
+    }
 
 
 def count_kinds(source: Source, column: str = "kind") -> dict[str, int]:

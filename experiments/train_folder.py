@@ -1,0 +1,317 @@
+"""Train on any folder of images and class masks: roads, defects, vessels, crops, organs, streets.
+
+    python -m experiments.train_folder --data FOLDER
+    python -m experiments.train_folder --data FOLDER --classes road=1 house=2 --ignore 255
+    python -m experiments.train_folder --data FOLDER --palette colours.txt --epochs 40 --patch 512
+    python -m experiments.train_folder --data textures               # 32 made-up classes, some rare
+
+FOLDER holds images/ and masks/ (or labels/), paired by name: 8 or 16 bit, any number of bands, any size. What the masks
+hold is looked at and said: 0/255, soft edges, numbers of classes, colours. Patch, depth, batch, loss, sampling and
+length are planned from the training images, printed with the reason and kept in plan.json; an option overrides each.
+
+The made-up classes: IoU of the worst class and the mean are printed; not yet measured.
+"""
+
+from unet_jax import startup
+
+if __name__ == "__main__":
+    startup.prepare()
+
+import dataclasses
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import optax
+
+from unet_jax import augment, class_scores, losses, metrics, parallel, scorecard, training
+from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, split, steps_per_epoch, train_batches
+from unet_jax.data.class_masks import (
+    IGNORED,
+    Legend,
+    decide,
+    legend_of,
+    parse_classes,
+    parse_value,
+    read_palette,
+    survey,
+)
+from unet_jax.data.pairs import find_pairs
+from unet_jax.data.source import split_few
+from unet_jax.data.statistics import measure
+from unet_jax.data.textures import TexturedPatches
+from unet_jax.data.windows import Windows, scheduled_visits
+from unet_jax.evaluation import evaluate
+from unet_jax.logs import MetricsLog, plain, write_json
+from unet_jax.loop import Budget, Position
+from unet_jax.models import UNet, to_spec
+from unet_jax.planning import Plan, describe, make_plan
+from unet_jax.session import run_training
+from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+
+SCENE = 4  # an image of this many patches a side or more is cut into windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to train, on what, for how long. Fields left at None are planned from the images."""
+
+    data: str = ""
+    """A folder that holds images/ and masks/ (or labels/), or textures: 32 made-up classes."""
+    classes: tuple[str, ...] = ()
+    """NAME=VALUE for every class of the masks, 0 being the background unless named; VALUE may be R,G,B or #RRGGBB."""
+    palette: Path | None = None
+    """A file of lines NAME VALUE or NAME R G B; palette.txt or palette.csv in the folder is found by itself."""
+    ignore: str | None = None
+    """Value (or colour) of mask pixels that do not count."""
+    workdir: Path | None = None
+    """Folder of the run; runs/folder-DATE-TIME when not given."""
+    resume: bool = False
+    """Go on with the run in --workdir, from its last checkpoint and with its options."""
+    patch: int | None = None
+    """Side of the training crops in pixels."""
+    widths: tuple[int, ...] | None = None
+    """Filters of each level, the last at the bottom: one down-sampling less than there are numbers."""
+    batch: int | None = None
+    """Crops a step, over all devices."""
+    normalisation: Literal["percentile", "channel-percentile"] | None = None
+    """Grey levels of all channels stretched alike, or each channel by itself."""
+    loss: Literal["dice+ce", "tversky+focal"] | None = None
+    """Overlap and cross-entropy, or their forms for rare foreground."""
+    centred: float | None = None
+    """Share of the crops that lie around a pixel of a class chosen at random."""
+    balance: float | None = None
+    """Images with a class that fewer than this share of the images hold are visited more often."""
+    crops: int | None = None
+    """Crops in an epoch."""
+    epochs: int | None = None
+    """Passes over the crops, at most."""
+    max_minutes: float | None = None
+    """Minutes of training and validation, at most; the learning rate comes down to zero when they end."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation IoU; None: never."""
+    learning_rate: float = 2e-3
+    """Adam's step size at its highest; comes down to zero along a cosine."""
+    norm: Literal["none", "batch", "group"] = "group"
+    """Normalisation after every convolution; group looks at each image alone."""
+    dropout: float = 0.0
+    """Share of features dropped at the two deepest levels."""
+    augment: bool = True
+    """Flips, turns, rotation, scale, elastic deformation, brightness, contrast, gamma, noise and blur."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Arithmetic of the network; bfloat16 on an accelerator, which a CPU would be slow at."""
+    seed: int = 0
+    """Decides the weights, the order of the images and every random change of them."""
+
+
+PLANNED = ("patch", "widths", "batch", "normalisation", "loss", "centred", "balance", "crops", "epochs")
+BUDGET = ("epochs", "max_minutes")
+MAY_CHANGE = {*BUDGET, "patience", "learning_rate", "workdir", "resume"}
+
+
+def resolve(config: Config, backend: str) -> Config:
+    """The config with what is not planned filled in; ValueError for impossible values."""
+    config = remembered(config, budget=BUDGET)
+    if not config.data:
+        raise ValueError("--data is missing: name a folder that holds images/ and masks/ (or labels/), or textures")
+    dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")
+    config = dataclasses.replace(config, workdir=config.workdir or new_workdir("folder"), dtype=dtype)
+    startup.check_least(
+        config, epochs=1, batch=1, patch=1, patience=1, seed=0, learning_rate=1e-9, max_minutes=0.01, crops=1, balance=0
+    )
+    for name in ("dropout", "centred"):
+        if not 0 <= (getattr(config, name) or 0) < 1:
+            raise ValueError(f"--{name} {getattr(config, name)}: give a share from 0 to below 1, such as 0.3")
+    return config
+
+
+def open_source(config: Config) -> tuple[Source, Legend]:
+    """The images that `--data` names, with labels 0..K-1, and what the values of their masks mean."""
+    if config.data == "textures":
+        made_up = TexturedPatches()
+        return made_up, Legend(made_up.names, tuple((k,) for k in range(len(made_up.names))))
+    folder = Path(config.data)
+    masks = [pair.label for pair in find_pairs(folder)]
+    palette = config.palette or next((f for n in ("palette.txt", "palette.csv") if (f := folder / n).exists()), None)
+    given = parse_classes(config.classes) if config.classes else read_palette(palette) if palette else None
+    ignore = None if config.ignore is None else parse_value(config.ignore)
+    if config.ignore is not None and ignore is None:
+        raise ValueError(f"--ignore {config.ignore}: give a number, or a colour such as 0,0,0 or #000000")
+    found = survey(masks, colours=bool(given) and max(given.values()) > 65_535)
+    legend = legend_of(given, found, ignore=ignore) if given else decide(found, ignore=ignore)
+    source = FolderSource(
+        folder, label_kind="classes", classes=len(legend.names), ignore=IGNORED, read=legend.read
+    ).preload()
+    return source, legend
+
+
+def share_out(source: Source) -> tuple[Source, dict[str, Subset]]:
+    """The images and their split; where images are too few, windows of them are split."""
+    try:
+        return source, split(source)
+    except ValueError:
+        if len(source) >= 3:
+            print(f"{len(source)} images are few: at least one of them is for validation, and one for the test")
+            return source, split_few(source)
+        side = min(min(source[i]["label"].shape) for i in range(len(source))) // 4
+        source = Windows(source, max(side, 16))
+        print(f"too few images to split: cut into {len(source)} windows that share no pixel, which are split instead")
+        return source, split_few(source)
+
+
+def make_losses(classes: int) -> dict[str, Any]:
+    """The losses by name; with many classes an image that holds none of one says nothing about its overlap."""
+    overlap = {"background": False, "present_only": classes > 2}
+    return {
+        "dice+ce": losses.weighted_sum((1.0, partial(losses.dice, **overlap)), (1.0, losses.cross_entropy)),
+        "tversky+focal": losses.weighted_sum(
+            (1.0, partial(losses.tversky, **overlap)), (4.0, partial(losses.focal, alpha=None))
+        ),
+    }
+
+
+def compose(
+    config: Config, plan: Plan, classes: int, planned_steps: int
+) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
+    """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
+    model = UNet(plan.widths, classes=classes, norm=config.norm, dropout=config.dropout, dtype=config.dtype)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.scale_by_adam(), training.scheduled(config.learning_rate, planned_steps)
+    )
+    loss = make_losses(classes)[plan.loss]
+    count = partial(metrics.confusion, num_classes=classes)
+    changes = augment.strong() if config.augment else None
+    step = training.make_train_step(model, optimizer, loss, target=lambda label: label, augment=changes)
+    eval_step = training.make_eval_step(model, loss, count, target=lambda label: label)
+    return model, optimizer, step, eval_step
+
+
+def prepare(config: Config) -> tuple[Plan, Legend, dict[str, Source], normalisation.Normalisation]:
+    """Look at the folder, say what was found, and plan; the parts are normalised, scenes of the training part cut."""
+    images, legend = open_source(config)
+    for line in legend.notes:
+        print(f"note: {line}")
+    source, parts = share_out(images)
+    print(", ".join(f"{name}: {len(part)} images" for name, part in parts.items()))
+    found = measure(parts["train"], legend.names)
+    chosen = {name: getattr(config, name) for name in PLANNED}
+    if config.max_minutes is not None and config.epochs is None:
+        chosen["epochs"] = 10_000  # the minutes decide
+    plan = make_plan(found, accelerator=jax.default_backend() != "cpu", **chosen)
+    print("the plan, from the training images:", *describe(plan), sep="\n")
+    how = normalisation.from_spec({"method": plan.normalisation})
+    ready: Source = Normalised(images, how).preload()
+    ready = Windows(ready, source.side) if isinstance(source, Windows) else ready
+    parts = {name: Subset(ready, part.indices) for name, part in parts.items()}
+    patch = (plan.patch, plan.patch)
+    scenes = Windows(parts["train"], SCENE * plan.patch)
+    parts["train"] = scheduled_visits(scenes, patch=patch, crops=plan.crops, balance=plan.balance)
+    return plan, legend, parts, how
+
+
+def main(config: Config) -> int:
+    """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
+    config = resolve(config, jax.default_backend())
+    check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
+    print(f"device: {parallel.device_name()}; workdir: {config.workdir}")
+    if warning := startup.unseen_accelerator(jax.default_backend()):
+        print(warning, file=sys.stderr)
+    plan, legend, parts, how = prepare(config)
+    patch, mesh = (plan.patch, plan.patch), parallel.data_mesh(plan.batch)
+    a_pass = steps_per_epoch(len(parts["train"]), plan.batch)
+    model, optimizer, step, eval_step = compose(config, plan, len(legend.names), plan.epochs * a_pass)
+    state = training.init_state(model, optimizer, (*patch, parts["val"].channels), seed=config.seed)
+    # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
+    score = partial(evaluate, jax.jit(eval_step), patch=patch, batch=plan.batch, margin=plan.patch // 8, mesh=mesh)
+
+    def validate(state: training.State) -> dict[str, float]:
+        result = score(state, parts["val"])
+        scores = class_scores.summarise(result.counts, legend.names)
+        return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
+
+    open_workdir(config.workdir, dataclasses.asdict(config))
+    write_json(config.workdir / "plan.json", plan)
+    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+        state, position, signal = run_training(
+            state,
+            step=step,
+            batches=lambda start: train_batches(
+                parts["train"], patch=patch, batch=plan.batch, seed=config.seed, start_step=start, centred=plan.centred
+            ),
+            steps_per_epoch=a_pass,
+            validate=validate,
+            budget=Budget(plan.epochs, config.max_minutes, config.patience),
+            checkpoints=checkpoints, log=log, mesh=mesh, resume=config.resume, say=say,
+            card=make_card(config, plan, legend, model, parts["val"].channels, how),
+        )  # fmt: skip
+        if signal is not None:
+            print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
+            return 128 + signal
+        state, card = checkpoints.restore(state, which="best")
+    finish(config, card, score, state, legend, parts["test"], position)
+    return 0
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def make_card(
+    config: Config, plan: Plan, legend: Legend, model: UNet, channels: int, how: normalisation.Normalisation
+) -> dict[str, Any]:
+    """What a checkpoint says of itself, for prediction and for the reader."""
+    return {
+        "model": to_spec(model),
+        "channels": channels,
+        "normalisation": normalisation.to_spec(how),
+        "classes": list(legend.names),
+        "label_map": plain(legend),
+        "patch": [plan.patch, plan.patch],
+        "plan": plain(plan),
+        "config": plain(config),
+        **provenance(),
+    }
+
+
+def finish(
+    config: Config, card: dict[str, Any], score: Any, state: training.State, legend: Legend, test: Source,
+    position: Position,
+) -> None:  # fmt: skip
+    """Score the test split once with the best checkpoint, class by class, and write results and pictures."""
+    began = time.perf_counter()
+    result = score(state, test, keep_predictions=True)
+    rows = class_scores.by_class(result.counts, legend.names)
+    scores = class_scores.summarise(result.counts, legend.names)
+    facts = {
+        "test": scores,
+        "classes": rows,
+        "rules": {**scorecard.RULES, "classes": class_scores.RULE},
+        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
+        "epochs": position.epoch,
+        "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
+        "device": parallel.device_name(),
+        "data": config.data,
+        "version": card["version"],
+        "commit": card["commit"],
+    }
+    scorecard.write_results(config.workdir, test, result, facts)
+    folder = scorecard.draw(config.workdir, test, result, title=f"U-Net on {Path(config.data).name}")
+    print(*class_scores.table(rows), sep="\n")
+    for line in class_scores.warnings_of(rows):
+        print(line, file=sys.stderr if line.startswith("WARNING") else sys.stdout)
+    print(
+        f"test ({scores['images']} images, checkpoint of epoch {card['position']['epoch']}): IoU "
+        f"{scores['iou_pooled']:.4f}, Dice {scores['dice_pooled']:.4f}, pooled and meaned over classes; worst class "
+        f"{scores['worst_class']} {scores['worst_iou'] or 0:.4f}; means over images {scores['iou_mean']:.4f}, "
+        f"{scores['dice_mean']:.4f}"
+    )
+    print(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
+
+
+if __name__ == "__main__":
+    startup.run(main, Config, description=__doc__)

@@ -1,0 +1,143 @@
+"""Masks as people have them, and what they are taken for."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.folders import save, squares
+from unet_jax.data.class_masks import IGNORED, decide, legend_of, parse_classes, parse_value, read_palette, survey
+
+
+def files(tmp_path, masks, ending="png"):
+    paths = [tmp_path / f"m{i}.{ending}" for i in range(len(masks))]
+    for path, mask in zip(paths, masks, strict=True):
+        save(path, np.asarray(mask))
+    return paths
+
+
+def soft_edges(size=40, peak=255):
+    """A disc of `peak` whose edge fades to 0 over a few pixels."""
+    y, x = np.mgrid[:size, :size] - size / 2
+    return np.clip((12 - np.hypot(y, x)) * peak / 3 + peak / 2, 0, peak).astype(np.uint8)
+
+
+@pytest.mark.parametrize("value", [1, 255, 7])
+def test_one_number_is_the_foreground(tmp_path, value):
+    paths = files(tmp_path, [squares([value]), squares([])])
+    legend = decide(survey(paths))
+    assert legend.names == ("background", "foreground")
+    assert legend.notes == ()
+    np.testing.assert_array_equal(legend.read(paths[0]), squares([1]))
+
+
+def test_soft_edges_are_cut_at_half_and_said(tmp_path):
+    paths = files(tmp_path, [soft_edges()] * 3)
+    legend = decide(survey(paths))
+    np.testing.assert_array_equal(legend.read(paths[0]), soft_edges() >= 128)
+    assert "greys between 0 and 255 (soft edges; " in legend.notes[0]
+    assert "a pixel of 128 or more is foreground" in legend.notes[0]
+
+
+def test_jpeg_masks_are_cut_at_half_and_said(tmp_path):
+    paths = files(tmp_path, [squares([255] * 9)] * 2, ending="jpg")
+    Image.fromarray(squares([255] * 9)).convert("RGB").save(paths[1], quality=95)
+    legend = decide(survey(paths))
+    assert "2 masks are JPEG" in legend.notes[0]
+    assert (legend.read(paths[0]) == squares([1] * 9)).mean() > 0.98
+    assert (legend.read(paths[1]) == squares([1] * 9)).mean() > 0.98
+
+
+def test_jpeg_class_numbers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="1 masks are JPEG, which alters the numbers of classes"):
+        decide(survey(files(tmp_path, [squares([20, 60, 120], pieces=4)], ending="jpg")))
+
+
+def test_numbers_are_classes_in_their_order(tmp_path):
+    masks = [squares([1, 2, 5], pieces=3), squares([2, 5], pieces=3), squares([1], pieces=3)]
+    paths = files(tmp_path, masks)
+    legend = decide(survey(paths))
+    assert legend.names == ("background", "class 1", "class 2", "class 5")
+    np.testing.assert_array_equal(legend.read(paths[0]), squares([1, 2, 3], pieces=3))
+    assert "4 values in the masks, a class each" in legend.notes[0]
+
+
+def test_255_beside_counting_numbers_is_not_annotated(tmp_path):
+    paths = files(tmp_path, [squares([1, 2, 255], pieces=3)] * 3)
+    legend = decide(survey(paths))
+    assert legend.names == ("background", "class 1", "class 2")
+    assert "value 255 beside 0..2 is taken as not annotated" in legend.notes[0]
+    assert set(np.unique(legend.read(paths[0]))) == {0, 1, 2, IGNORED}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_objects_are_one_class_and_said(tmp_path, dtype):
+    masks = [squares(range(1, n), dtype=dtype) for n in (12, 9, 14, 5)]
+    paths = files(tmp_path, masks, ending="tif")
+    legend = decide(survey(paths))
+    assert legend.names == ("background", "foreground")
+    assert "masks hold up to 13 numbers each, one an object" in legend.notes[0]
+    np.testing.assert_array_equal(legend.read(paths[0]), masks[0] > 0)
+
+
+def colours(values, table):
+    return np.array(table, np.uint8)[squares(values, pieces=3)]
+
+
+def test_colours_are_classes(tmp_path):
+    table = [(0, 0, 0), (255, 0, 0), (0, 128, 0)]
+    paths = files(tmp_path, [colours([1, 2], table), colours([], table)])
+    legend = decide(survey(paths))
+    assert legend.names == ("background", "#008000", "#ff0000")
+    np.testing.assert_array_equal(legend.read(paths[0]), squares([2, 1], pieces=3))
+    assert not legend.read(paths[1]).any()
+
+
+def test_a_palette_names_colours_and_misses_none(tmp_path):
+    palette = tmp_path / "palette.txt"
+    palette.write_text("name r g b\n# streets\nvoid 0 0 0\nlow house 255, 0, 0\ntree;#008000\n")
+    given = read_palette(palette)
+    assert given == {"void": 0, "low house": 255 << 16, "tree": 128 << 8}
+    table = [(0, 0, 0), (255, 0, 0), (0, 128, 0), (1, 2, 3)]
+    paths = files(tmp_path, [colours([1, 2], table), colours([3], table)])
+    legend = legend_of(given, survey(paths, colours=True))
+    assert legend.names == ("void", "low house", "tree")
+    np.testing.assert_array_equal(legend.read(paths[0]), squares([1, 2], pieces=3))
+    with pytest.raises(ValueError, match=r"m1.png: holds #010203, which no class has: give --ignore"):
+        legend.read(paths[1])
+    ignoring = legend_of(given, survey(paths, colours=True), ignore=parse_value("1,2,3"))
+    assert (ignoring.read(paths[1]) == IGNORED).sum() == 12
+
+
+def test_classes_of_the_user_keep_their_names_order_and_background(tmp_path):
+    paths = files(tmp_path, [squares([3, 9, 4])])
+    legend = legend_of(parse_classes(["car=9", "road=3"]), survey(paths), ignore=4)
+    assert legend.names == ("background", "car", "road")
+    np.testing.assert_array_equal(legend.read(paths[0]), squares([2, 1, IGNORED], dtype=np.uint16))
+    own = legend_of(parse_classes(["car=9", "road=3", "rest=0"]), survey(paths), ignore=4)
+    assert own.names == ("rest", "car", "road")
+
+
+def test_one_class_of_the_user_with_soft_edges(tmp_path):
+    paths = files(tmp_path, [soft_edges()])
+    legend = legend_of({"road": 255}, survey(paths))
+    np.testing.assert_array_equal(legend.read(paths[0]), soft_edges() >= 128)
+    assert "a pixel of 128 or more is road" in legend.notes[0]
+
+
+def test_what_cannot_be_is_named(tmp_path):
+    with pytest.raises(ValueError, match="all 2 masks are empty"):
+        decide(survey(files(tmp_path, [squares([])] * 2)))
+    noise = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"masks hold 5\d\d colours: with up to 256 classes"):
+        decide(survey(files(tmp_path, [noise])))
+    for wrong in ("road", "road=x", "=3", "road=1,2", "road=1,2,300"):
+        with pytest.raises(ValueError, match="give NAME=VALUE, each name once"):
+            parse_classes([wrong])
+    with pytest.raises(ValueError, match="give up to 256 names, each a value of its own"):
+        legend_of({"a": 1, "b": 1}, survey(files(tmp_path, [squares([1])])))
+    (tmp_path / "p.txt").write_text("road 1\nhouse two\n")
+    with pytest.raises(ValueError, match=r"p.txt, line 2: 'house two': write NAME VALUE"):
+        read_palette(tmp_path / "p.txt")
+    (tmp_path / "m0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"m0.png: is empty"):
+        survey([tmp_path / "m0.png"])

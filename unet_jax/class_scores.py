@@ -1,0 +1,78 @@
+"""Scores class by class, and what to make of classes that are not there.
+
+Pooled: the counts of all images added, then one ratio a class. A class without a pixel in the truth has no score and
+enters no mean: it neither rewards nor punishes (what is falsely taken for it costs the classes it was taken from).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from unet_jax import metrics
+
+RULE = "pooled over the images, mean over the classes in their truth, background left out; an absent class has no score"
+
+
+def by_class(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Scores of each class by name: iou, dice, precision, recall (None where the truth has none), and its pixels.
+
+    Args:
+        counts: confusion matrices, one an image, rows truth and columns prediction.
+        names: one a class.
+    """
+    pooled = counts.astype(np.int64).sum(axis=0)
+    truth, predicted = pooled.sum(axis=1), pooled.sum(axis=0)
+    scores = {name: getattr(metrics, name)(pooled) for name in ("iou", "dice", "precision", "recall")}
+    return {
+        name: {score: float(values[k]) if truth[k] else None for score, values in scores.items()}
+        | {"pixels": int(truth[k]), "predicted": int(predicted[k])}
+        for k, name in enumerate(names)
+    }
+
+
+def summarise(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str, Any]:
+    """Means over the classes: iou_pooled, dice_pooled, the worst class, and means over images of what each holds.
+
+    The class "background" is left out. Raises ValueError when no image has a pixel that counts.
+    """
+    counted = counts[counts.any(axis=(1, 2))]
+    if not len(counted):
+        raise ValueError("no image with a valid pixel to score: check the split and the ignore value")
+    rows = {name: row for name, row in by_class(counted, names).items() if name != "background" and row["pixels"]}
+    worst = min(rows, key=lambda name: rows[name]["iou"], default=None)
+    first = 1 if names[0] == "background" else 0
+    return {
+        "images": len(counted),
+        "iou_pooled": float(np.mean([row["iou"] for row in rows.values()])) if rows else 1.0,
+        "dice_pooled": float(np.mean([row["dice"] for row in rows.values()])) if rows else 1.0,
+        "iou_mean": float(metrics.of_present(metrics.iou(counted), counted, first).mean()),
+        "dice_mean": float(metrics.of_present(metrics.dice(counted), counted, first).mean()),
+        "worst_class": worst,
+        "worst_iou": rows[worst]["iou"] if worst is not None else None,
+    }
+
+
+def warnings_of(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each class that is in the truth and predicted nowhere, and one for those that could not be scored."""
+    lost = [name for name, row in rows.items() if row["pixels"] and not row["predicted"]]
+    absent = [name for name, row in rows.items() if not row["pixels"]]
+    lines = [
+        f"WARNING: {name} is predicted nowhere, though {rows[name]['pixels']:,} pixels are of it: train longer, or try "
+        "--loss tversky+focal, --centred 0.67 or --balance 0.5"
+        for name in lost
+    ]
+    if absent:
+        lines.append(f"not in the truth of these images, and so without a score: {', '.join(absent)}")
+    return lines
+
+
+def table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """The scores of each class as lines of text."""
+    width = max(len("class"), *(len(name) for name in rows))
+    lines = [f"{'class':<{width}}    IoU   Dice  precision  recall      pixels"]
+    for name, row in rows.items():
+        cells = ["    –" if row[k] is None else f"{row[k]:.3f}" for k in ("iou", "dice", "precision", "recall")]
+        lines.append(f"{name:<{width}}  {cells[0]}  {cells[1]}      {cells[2]}   {cells[3]}  {row['pixels']:>10,}")
+    return lines
