@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from tests.folders import save, squares
-from unet_jax.data.class_masks import IGNORED, decide, legend_of, parse_classes, parse_value, read_palette, survey
+from unet_jax.data.class_masks import IGNORED, decide, legend_of, survey
+from unet_jax.data.palette import parse_classes, parse_value, read_palette
 
 
 def files(tmp_path, masks, ending="png"):

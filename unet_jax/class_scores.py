@@ -24,7 +24,7 @@ def by_class(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str
     """
     pooled = counts.astype(np.int64).sum(axis=0)
     truth, predicted = pooled.sum(axis=1), pooled.sum(axis=0)
-    scores = {name: getattr(metrics, name)(pooled) for name in ("iou", "dice", "precision", "recall")}
+    scores = {name: score(pooled) for name, score in metrics.SCORES.items()}
     return {
         name: {score: float(values[k]) if truth[k] else None for score, values in scores.items()}
         | {"pixels": int(truth[k]), "predicted": int(predicted[k])}

@@ -33,8 +33,7 @@ def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapp
         **facts,
     }
     write_json(workdir / "results.json", results)
-    names = ("iou", "dice", "precision", "recall")
-    scores = {name: metrics.of_present(getattr(metrics, name)(result.counts), result.counts) for name in names}
+    scores = {name: metrics.of_present(score(result.counts), result.counts) for name, score in metrics.SCORES.items()}
     with replacing(workdir / "per_image.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *source.columns, *scores])
