@@ -165,7 +165,7 @@ def _balance(found: Statistics, accelerator: bool, chosen: dict, given: dict) ->
     shares = found.image_share[1:]
     rarest = min((s for s in shares if s > 0), default=1.0)
     if rarest >= 0.2:
-        return 0.0, f"every class is in {_percent(rarest)} of the images or more: all are visited equally often"
+        return 0.0, f"the rarest class is in {_percent(rarest)} of the images: all are visited equally often"
     name = found.classes[1 + shares.index(rarest)]
     return 0.2, f"{name} is in {_percent(rarest)} of the images: those with rare classes are visited more often"
 

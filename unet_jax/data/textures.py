@@ -7,9 +7,9 @@ from jaxtyping import Int32, UInt8
 
 
 class TexturedPatches:
-    """Source of RGB images of round and square patches on noise; the class of a patch is its hue and its stripes.
+    """Source of RGB images of round and square patches on noise; the class of a patch is its hue and its pattern.
 
-    Kind k has hue k mod 8 and stripe pattern k // 8; its class is k + 1, and 0 is the background. Image i depends on
+    Kind k has hue k mod 8 and pattern k // 8; its class is k + 1, and 0 is the background. Image i depends on
     (seed, i) only. A patch is of kind k with a probability in proportion to exp(-3k / kinds): of 32 kinds the last is
     20 times rarer than the first.
     """
@@ -24,7 +24,7 @@ class TexturedPatches:
         self.size, self.kinds, self.seed = size, kinds, seed
         self.ids = tuple(f"patches-{seed}-{i:05d}" for i in range(count))
         self.columns: dict[str, tuple[str, ...]] = {}
-        self.names = ("background", *(f"{_HUES[k % 8]} {_STRIPES[k // 8]}" for k in range(kinds)))
+        self.names = ("background", *(f"{_HUES[k % 8]} {_PATTERNS[k // 8]}" for k in range(kinds)))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -44,7 +44,7 @@ _COLOURS = np.array(
         *[(60, 190, 190), (70, 90, 210), (160, 80, 200), (150, 150, 150)],
     ]
 )
-_STRIPES = ("plain", "horizontal", "vertical", "fine")
+_PATTERNS = ("plain", "broadly striped", "finely striped", "chequered")
 
 
 def _draw(
@@ -58,7 +58,9 @@ def _draw(
         centre, radius = rng.uniform(0, size, 2), rng.uniform(0.08, 0.2) * size
         dy, dx = y - centre[0], x - centre[1]
         inside = np.maximum(abs(dy), abs(dx)) < radius if rng.random() < 0.5 else dy**2 + dx**2 < radius**2
-        wave = {0: 0 * x, 1: np.sin(y * 2.1), 2: np.sin(x * 2.1), 3: np.sin(x * 2.1) * np.sin(y * 2.1)}[kind // 8]
+        turn = rng.uniform(0, np.pi)  # a class looks the same from every side, as augmentation will turn it
+        u, v = np.cos(turn) * dx + np.sin(turn) * dy, np.cos(turn) * dy - np.sin(turn) * dx
+        wave = {0: 0 * u, 1: np.sin(0.8 * u), 2: np.sin(2.1 * u), 3: np.sin(0.8 * u) * np.sin(0.8 * v)}[kind // 8]
         colour = _COLOURS[kind % 8] * rng.uniform(0.85, 1.15) + 45 * wave[..., None]
         image[inside], label[inside] = colour[inside], kind + 1
     image += rng.normal(0, rng.uniform(4, 12), image.shape)
