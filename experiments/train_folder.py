@@ -46,6 +46,7 @@ from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
 from unet_jax.data.windows import Windows, scheduled_visits
 from unet_jax.evaluation import evaluate
+from unet_jax.lock import locked
 from unet_jax.logs import MetricsLog, plain, write_json
 from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
@@ -233,9 +234,13 @@ def main(config: Config) -> int:
         scores = class_scores.summarise(result.counts, legend.names)
         return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
 
-    open_workdir(config.workdir, dataclasses.asdict(config))
-    write_json(config.workdir / "plan.json", plan)
-    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+    with (
+        locked(config.workdir),
+        Checkpoints(config.workdir / "checkpoints") as checkpoints,
+        MetricsLog(config.workdir) as log,
+    ):
+        open_workdir(config.workdir, dataclasses.asdict(config))
+        write_json(config.workdir / "plan.json", plan)
         state, position, signal = run_training(
             state,
             step=step,
