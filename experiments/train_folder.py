@@ -30,17 +30,9 @@ import optax
 from unet_jax import augment, class_scores, losses, metrics, parallel, scorecard, training
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, split, steps_per_epoch, train_batches
-from unet_jax.data.class_masks import (
-    IGNORED,
-    Legend,
-    decide,
-    legend_of,
-    parse_classes,
-    parse_value,
-    read_palette,
-    survey,
-)
+from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
 from unet_jax.data.pairs import find_pairs
+from unet_jax.data.palette import parse_classes, parse_value, read_palette
 from unet_jax.data.source import split_few
 from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
