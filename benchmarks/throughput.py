@@ -5,6 +5,7 @@ python -m benchmarks.throughput --what infer --width 16 --batch 8
 python -m benchmarks.throughput --peer-dtype bfloat16              # ours as it is, theirs in its autocast
 python -m benchmarks.throughput --what pipeline                    # the training loop against the bare step
 python -m benchmarks.throughput --what scaling --width 16          # devices, batch, size, width, depth
+python -m benchmarks.throughput --what predict --batch 8 --model WORKDIR --data FOLDER   # files against forward pass
 """
 
 import contextlib
@@ -31,8 +32,9 @@ from unet_jax.logs import write_json
 class Config(Work):
     """What to time, how large, against whom."""
 
-    what: Literal["train", "infer", "pipeline", "scaling"] = "train"
-    """train, infer: one step; pipeline: the training loop against its step; scaling: how the cost grows."""
+    what: Literal["train", "infer", "pipeline", "scaling", "predict"] = "train"
+    """train, infer: one step; pipeline: the training loop against its step; scaling: how the cost grows; predict: files
+    in, files out against the forward pass."""
     peer: Literal["pytorch", "none"] = "pytorch"
     """Whom to time against, in train and infer."""
     peer_dtype: Literal["float32", "bfloat16"] | None = None
@@ -43,6 +45,10 @@ class Config(Work):
     """Turns of each side."""
     seconds: float = 1.0
     """A turn lasts this long at least, and three steps at least."""
+    model: Path | None = None
+    """Of predict: the folder of a trained model, whose own width, depth and tile count."""
+    data: Path | None = None
+    """Of predict: a folder of images, of which those of the tile's size are used."""
     json: Path | None = None
     """File for the figures."""
 
@@ -52,15 +58,17 @@ def main(config: Config) -> int:
     busy = timing.busy_share()
     if busy is not None and busy > 0.1:
         print(f"WARNING: other programs use {busy:.0%} of this machine: the figures will be wrong", file=sys.stderr)
-    if config.what == "scaling":
-        from benchmarks import scaling
-
-        record = scaling.sweep(config)
-    else:
-        record = (pipeline if config.what == "pipeline" else compare)(config)
+    record = {"scaling": scale, "pipeline": pipeline, "predict": predict}.get(config.what, compare)(config)
     if config.json is not None:
         write_json(config.json, record | {"others_busy": busy})
     return 0
+
+
+def scale(config: Config) -> dict[str, Any]:
+    """How the cost of training grows."""
+    from benchmarks import scaling
+
+    return scaling.sweep(config)
 
 
 def compare(config: Config) -> dict[str, Any]:
@@ -157,17 +165,36 @@ def pipeline(config: Config) -> dict[str, Any]:
         raise ValueError("--what pipeline feeds made-up images, which have two axes: leave out --rank 3")
     from benchmarks import ours
 
-    sides = ours.pipeline_sides(config, host_batch(config))
+    return against_the_first(config, ours.pipeline_sides(config, host_batch(config)), "loop", least=10)
+
+
+def predict(config: Config) -> dict[str, Any]:
+    """Images a second of `predict_files`, from files to files, against the bare forward pass."""
+    if config.model is None or config.data is None:
+        raise ValueError("--what predict needs --model, the folder of a trained model, and --data, one of images")
+    from benchmarks import files
+
+    predictor = files.load(config.model, config.batch)
+    paths = files.images_of_one_tile(config.data, predictor)
+    widths = predictor.card["model"]["widths"]
+    work = dataclasses.replace(config, width=widths[0], depth=len(widths) - 1, size=predictor.input_size[0])
+    sides = [files.Files(predictor, paths), files.Forward(predictor, paths)]
+    return against_the_first(work, {side.name: side for side in sides}, "files", least=3)
+
+
+def against_the_first(config: Config, sides: Mapping[str, Any], first: str, *, least: int) -> dict[str, Any]:
+    """Time the sides turn about; print and return the speed of every one, and the first one's as a share of it."""
     for side in sides.values():
         side.run(1)
-    rounds = timing.alternate([s.run for s in sides.values()], pairs=config.pairs, seconds=config.seconds, least=10)
+    runs = [side.run for side in sides.values()]
+    rounds = timing.alternate(runs, pairs=config.pairs, seconds=config.seconds, least=least)
     speeds = timing.rates(rounds, images=config.batch)
     record = header(config) | {"seconds_a_step": rounds, "sides": []}
     print(title(record))
-    print(f"{'':24}{'images/s':>24}{'loop against it':>26}")
+    print(f"{'':24}{'images/s':>24}{f'{first} against it':>26}")
     for i, (name, speed) in enumerate(zip(sides, speeds, strict=True)):
         against = timing.ratio(rounds, 0, i)
-        record["sides"].append({"name": name, "images_per_second": speed, "loop_against_it": against})
+        record["sides"].append({"name": name, "images_per_second": speed, f"{first}_against_it": against})
         print(f"{name:24}{speed.text():>24}{against.text() if i else '':>26}")
     return record
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import ours, scaling, second_start, throughput, timing
+from benchmarks import files, ours, scaling, second_start, throughput, timing
 from benchmarks.peer import PyTorch, torch_weights
 from benchmarks.plain_flax import PlainUNet
 from benchmarks.timing import Spread
 from benchmarks.work import Work, flops, host_batch
+from tests.trained import SMALL, bright_variables, card
 from unet_jax.models import primitives
+from unet_jax.prediction import Predictor, export_model
 
 TINY = {"width": 4, "depth": 1, "size": 16, "batch": 4}
 
@@ -180,6 +184,33 @@ def test_pipeline(capsys):
     assert all(name in out for name in ("whole training loop", "step with augmentation", "bare step"))
     with pytest.raises(ValueError, match="leave out --rank 3"):
         throughput.main(throughput.Config(**TINY, what="pipeline", rank=3))
+
+
+def test_files_against_the_forward_pass(tmp_path, capsys):
+    """Images of the tile's size count, those of another do not; every file in gives its files out."""
+    export_model(Predictor(bright_variables(SMALL), card(SMALL)), tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    for i, side in enumerate((16, 16, 20, 16, 16)):
+        image = np.zeros((side, side), np.uint8)
+        image[2:5, 2:5] = image[9:12, 9:12] = 255
+        Image.fromarray(image).save(tmp_path / "in" / f"{i}.png")
+    config = throughput.Config(what="predict", model=tmp_path / "model", data=tmp_path / "in", batch=4, pairs=2,
+                               seconds=0.02, json=tmp_path / "record.json")  # fmt: skip
+    throughput.main(config)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [side["name"] for side in record["sides"]] == ["files in, files out", "bare forward pass"]
+    assert record["sides"][1]["files_against_it"]["median"] > 0
+    assert (record["work"]["width"], record["work"]["depth"], record["work"]["size"]) == (4, 1, 16)
+    assert "files against it" in capsys.readouterr().out
+    predictor = files.load(tmp_path / "model", 4)
+    side = files.Files(predictor, files.images_of_one_tile(tmp_path / "in", predictor))
+    assert len(side.paths) == 4
+    assert side.run(2) > 0
+    assert side.objects == 2 * 4 * 2
+    with pytest.raises(ValueError, match="4 images of 16×16 pixels, which is no batch"):
+        throughput.main(dataclasses.replace(config, batch=8))
+    with pytest.raises(ValueError, match="needs --model"):
+        throughput.main(throughput.Config(what="predict"))
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_probabilities_have_a_page_a_class(tmp_path):
     values = np.random.default_rng(0).random((5, 7, 2), np.float32)
     outputs.write_probabilities(tmp_path / "x.tif", values)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "x.tif"), np.moveaxis(values, -1, 0))
-    outputs.write_probabilities(tmp_path / "x.tif", values[..., 0])
+    outputs.write_probabilities(tmp_path / "x.tif", values[..., :1])
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "x.tif"), values[..., 0])
 
 

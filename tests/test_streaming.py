@@ -2,15 +2,17 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import tifffile
 from scipy import ndimage
 
+from benchmarks import timing
 from tests.trained import SMALL, bright_variables, card
 from unet_jax import predict_files as files
 from unet_jax.blending import Band
@@ -37,11 +39,11 @@ def noise(*shape, dtype=np.uint8):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float64])
 def test_rows_are_those_of_the_whole_image(tmp_path, layout, samples, dtype):
-    if layout == "jpeg" and dtype == np.uint16:
+    if layout == "jpeg" and dtype != np.uint8:
         pytest.skip("JPEG has 8 bits")
-    image = noise(101, 67, samples, dtype=dtype)
+    image = noise(101, 67, samples, dtype=np.uint8 if dtype == np.float64 else dtype).astype(dtype)
     stored, photometric = (image, "rgb") if samples == 3 else (image[..., 0], "minisblack")
     tifffile.imwrite(tmp_path / "x.tif", stored, photometric=photometric, **LAYOUTS[layout])
     whole = read_image(tmp_path / "x.tif")
@@ -69,7 +71,7 @@ def test_files_that_cannot_be_read_by_rows(tmp_path, monkeypatch):
         tifffile.imwrite(path, noise(*((3, 100, 50) if "planarconfig" in options else (100, 50))), **options)
         with pytest.raises(ValueError, match=f"x.tif: is large, .*{mend}"):
             TiffRows(path)
-    tifffile.imwrite(path, noise(100, 50).astype(np.int16))
+    tifffile.imwrite(path, noise(100, 50), photometric="miniswhite")
     with pytest.raises(ValueError, match="8 or 16 bit"):
         TiffRows(path)
     path.write_bytes(path.read_bytes()[:-2000])
@@ -188,22 +190,29 @@ def test_a_large_image_gives_what_it_would_give_in_one_piece(tmp_path, monkeypat
     tifffile.imwrite(tmp_path / "sub.x.tif", image, photometric="rgb", tile=(32, 32), compression="zlib")
     predictor = Predictor(bright_variables(SMALL, 3), card(SMALL, channels=3))
     inputs = [Input("plate/sub.x", tmp_path / "sub.x.tif")]
-    wanted = Wanted(overlay=True)
+    wanted = Wanted(overlay=True, probabilities=True)
     whole = files.predict_files(predictor, inputs, tmp_path / "whole", wanted)
     monkeypatch.setattr(files, "STREAM_PIXELS", 1000)
-    seen = []
+    seen, told, tiles = [], [], 13 * 9  # of 16 pixels, 12 apart at most: 1 + ceil(134 / 12), 1 + ceil(94 / 12)
     bands = files.predict_files(
-        predictor, inputs, tmp_path / "bands", wanted, progress=lambda bands: (seen.append(b) or b for b in bands)
+        predictor, inputs, tmp_path / "bands", wanted, images=lambda *n: told.append(n), tiles=lambda *n: seen.append(n)
     )
-    assert len(seen) > 5
+    assert told == [(0, 1), (1, 0)]
+    assert [sum(column) for column in zip(*seen, strict=True)] == [tiles, tiles]
     assert bands.done == whole.done
     assert bands.done[0]["objects"] > 10
-    assert bands.notes == [f"{tmp_path / 'sub.x.tif'}: too large for overlays, which were left out"]
     one, other = tmp_path / "whole", tmp_path / "bands"
     np.testing.assert_array_equal(
         read_label(other / "labels/plate/sub.x.tif"), read_label(one / "labels/plate/sub.x.tif")
     )
     assert rings(other / "polygons/plate/sub.x.geojson") == rings(one / "polygons/plate/sub.x.geojson")
+    for name in ("probabilities/plate/sub.x.tif",):
+        np.testing.assert_array_equal(tifffile.imread(other / name), tifffile.imread(one / name))
+    drawn, want = (
+        read_image(path).astype(int) for path in (other / "overlays/plate/sub.x.tif", one / "overlays/plate/sub.x.png")
+    )
+    assert drawn.shape == want.shape
+    assert np.abs(drawn - want).mean() < 5  # a lossy picture
     with (one / "objects.csv").open() as a, (other / "objects.csv").open() as b:
         assert list(csv.DictReader(a)) == list(csv.DictReader(b))
     assert sorted(path.name for path in (other / "labels/plate").iterdir()) == ["sub.x.tif"]
@@ -237,7 +246,7 @@ def test_a_large_damaged_image_is_a_failure_like_any_other(tmp_path, monkeypatch
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np, tifffile
 from tests.trained import SMALL, bright_variables, card
@@ -246,30 +255,47 @@ from unet_jax.inputs import Input
 from unet_jax.prediction import Predictor
 from unet_jax.results import Wanted
 
-folder, height = Path(sys.argv[1]), int(sys.argv[2])
+folder = Path(sys.argv[1])
 disc = np.zeros((256, 256, 3), np.uint8)
 y, x = np.mgrid[:256, :256]
 disc[np.hypot(y - 120, x - 130) < 100] = 200
-across, down = -(-20_000 // 256), -(-height // 256)
-tifffile.imwrite(folder / "x.tif", (disc for _ in range(across * down)), shape=(height, 20_000, 3), dtype=np.uint8,
+
+def tiles():
+    for row in range(79):
+        for column in range(79):
+            tile = disc.copy()
+            tile[250:253] = 200 if row == 3 else tile[250:253]  # two lines that cross the whole image, and each other
+            tile[:, 245:248] = 200 if column == 5 else tile[:, 245:248]
+            yield tile
+
+tifffile.imwrite(folder / "x.tif", tiles(), shape=(20_000, 20_000, 3), dtype=np.uint8,
                  photometric="rgb", tile=(256, 256), compression="zlib")
 predictor = Predictor(bright_variables(SMALL, 3), card(SMALL, channels=3, tile=256))
 predictor(disc)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-report = files.predict_files(predictor, [Input("x", folder / "x.tif")], folder / "out", Wanted())
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(report.done[0]["objects"], (after - before) // 1024, report.failed)
+print("ready", flush=True)
+report = files.predict_files(predictor, [Input("x", folder / "x.tif")], folder / "out", Wanted(overlay=True))
+print(report.failed)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("height", [20_000])
-def test_twenty_thousand_pixels_square_take_less_than_two_gigabytes(tmp_path, height):
-    """A disc in every tile of 256 but the last, of which no more than a corner of 32 × 32 is in the image."""
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path), str(height)], capture_output=True, text=True, env=os.environ
-    )
-    assert run.returncode == 0, run.stderr
-    objects, megabytes = (int(word) for word in run.stdout.split()[:2])
-    assert objects == 79**2 - 1
-    assert megabytes < 2048
+def test_twenty_thousand_pixels_square_take_less_than_two_gigabytes(tmp_path):
+    """A disc in every square of 256 pixels, and two lines; each crosses borders of tiles and is one object."""
+    process = subprocess.Popen([sys.executable, "-c", MEASURE, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    before = peak = timing.memory(process.pid)[0]
+    while process.poll() is None:
+        peak = max(peak, (timing.memory(process.pid) or (0,))[0])
+        time.sleep(0.05)
+    print(f"{(peak - before) / 2**20:.0f} MiB above {before / 2**20:.0f} MiB")
+    assert (process.returncode, process.stdout.read()) == (0, b"[]\n")
+    process.stdout.close()
+    y, x = np.mgrid[:256, :256]
+    disc = np.hypot(y - 120, x - 130) < 100
+    with (tmp_path / "out" / "objects.csv").open() as file:
+        areas = Counter(int(row["area"]) for row in csv.DictReader(file))
+    whole, right, lower = (int(part.sum()) for part in (disc, disc[:, :32], disc[:32]))  # 20,000 = 78 · 256 + 32
+    assert areas == {whole: 78 * 78, right: 78, lower: 78, 3 * 40_000 - 9: 1}
+    with tifffile.TiffFile(tmp_path / "out" / "labels" / "x.tif") as tiff:
+        assert tiff.pages[0].tile == (256, 256)
+    assert peak - before < 2 * 2**30

@@ -16,6 +16,11 @@ from jaxtyping import Float32, Shaped
 from unet_jax.data.tiles import cut, tiles
 
 Apply = Callable[[np.ndarray], Any]  # (B, *tile, C) -> (B, *patch, K), on the device or not
+Count = Callable[[int, int], Any]  # told how many more are done, and how many more there are to do
+
+
+def uncounted(done: int, more: int) -> None:
+    """A `Count` that nobody looks at."""
 
 
 @runtime_checkable
@@ -86,7 +91,14 @@ def _unpack(tags: list[Any], results: Any) -> Iterator[tuple[Any, np.ndarray]]:
 
 
 def blend(
-    apply: Apply, images: Iterable[Rows], *, patch: Sequence[int], overlap: float, batch: int, context: int = 0
+    apply: Apply,
+    images: Iterable[Rows],
+    *,
+    patch: Sequence[int],
+    overlap: float,
+    batch: int,
+    context: int = 0,
+    count: Count = uncounted,
 ) -> Iterator[Band]:
     """Results of `apply` for whole images, as bands from the first row to the last, image by image.
 
@@ -98,6 +110,7 @@ def blend(
         batch: tiles a call.
         context: pixels of mirrored or neighbouring image that the network needs around a tile and gives no result for
             (the overlap-tile strategy of the 2015 paper).
+        count: told of every image's tiles when it begins, and of every tile that is done.
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap {overlap}: choose a share of the tile, at least 0 and below 1")
@@ -108,11 +121,13 @@ def blend(
     def work() -> Iterator[tuple[tuple["_Canvas", tuple[int, ...]], np.ndarray]]:
         for number, image in enumerate(images):
             canvas = _Canvas(number, tuple(image.shape[:-1]), patch, overlap)
+            count(0, math.prod(len(origins) for origins in canvas.origins))
             for origin, array in _windows(image, canvas.origins, patch, context):
                 yield (canvas, origin), array
 
     for (canvas, origin), values in in_batches(apply, work(), batch):
         yield from canvas.add(origin, values)
+        count(1, 0)
 
 
 def _windows(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -23,7 +24,8 @@ class Predict:
     model: Path
     """Folder of a training (its --workdir), or of an exported model."""
     input: tuple[str, ...]
-    """Image files, folders of them, or patterns such as "plate1/**/*.tif": PNG, JPEG and TIFF, 8 or 16 bit or float."""
+    """Image files, folders of them, or patterns such as "plate1/**/*.tif": PNG, JPEG, TIFF (8 or 16 bit, float, stacks,
+    BigTIFF), NIfTI, zarr and OME-Zarr. Pages of a stack are images of their own: NAME_p001, NAME_z001 ..."""
     output: Path
     """Folder of the results; what is in it already is kept."""
     tta: bool = False
@@ -39,11 +41,11 @@ class Predict:
     instances: bool = True
     """Number the objects one by one; without, labels are classes, and there are no tables of objects."""
     overlay: bool = False
-    """Write overlays/NAME.png, the image with every object's outline."""
+    """Write overlays/NAME.png, the image with every outline; a tiled TIFF for images too large for the memory."""
     probabilities: bool = False
     """Write probabilities/NAME.tif, a page a class; with --tta also spread/NAME.tif, how much the views differ."""
     format: Literal["tif", "png"] = "tif"
-    """Of the label images; images too large for the memory always get a tiled TIFF."""
+    """Of the label images; images too large for the memory always get a tiled TIFF, NIfTI volumes a NIfTI."""
     overwrite: bool = False
     """Make results again that are there."""
 
@@ -68,20 +70,25 @@ def predict(config: Predict) -> int:
     names = [field.name for field in dataclasses.fields(Wanted) if field.name != "spread"]
     wanted = Wanted(spread=config.probabilities and config.tta, **{name: getattr(config, name) for name in names})
     threshold = config.threshold or predictor.threshold
-    with tqdm(total=len(inputs), unit="image", disable=None) as bar:  # None: only on a terminal
-        report = predict_files(
-            predictor, inputs, config.output, wanted, threshold=threshold, tick=bar.update,
-            progress=lambda bands: tqdm(bands, unit="band", leave=False, disable=None),
-        )  # fmt: skip
+    with tqdm(total=0, unit="image", disable=None) as images, tqdm(total=0, unit="tile", disable=None) as tiles:
+
+        def count(bar: tqdm) -> Callable[[int, int], None]:  # disable=None: bars on a terminal only
+            def tell(done: int, more: int) -> None:
+                bar.total += more
+                bar.update(done)
+
+            return tell
+
+        counts = {"images": count(images), "tiles": count(tiles)}
+        report = predict_files(predictor, inputs, config.output, wanted, threshold=threshold, **counts)
     done = f"{len(report.done)} images done"
     if config.instances:
         done += f", {sum(int(str(row['objects'])) for row in report.done):,} objects"
     kept = f"; {len(report.kept)} were there already and kept (--overwrite makes them again)" if report.kept else ""
     print(f"{done}{kept}; results in {config.output}")
-    for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
     if report.failed:
-        print(f"{len(report.failed)} of {len(inputs)} images failed:", file=sys.stderr)
+        all_images = len(report.done) + len(report.kept) + len(report.failed)
+        print(f"{len(report.failed)} of {all_images} images failed:", file=sys.stderr)
         for path, reason in report.failed:
             print(f"  {reason if str(path) in reason else f'{path}: {reason}'}", file=sys.stderr)
     return 1 if report.failed else 0

@@ -1,18 +1,30 @@
-"""Which image files a user means."""
+"""Which image files a user means, and the images in them."""
 
 import glob
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Shaped
+
+from unet_jax.data.images import named, read_image
 from unet_jax.data.pairs import EXTENSIONS
+from unet_jax.data.rows import ArrayRows, HeldRows, TiffRows, tiff_pixels
+from unet_jax.data.stored import NIFTI, ZARR, Page, Stored, is_zarr, open_stored, pages
+
+ENDINGS = (*EXTENSIONS, *NIFTI, *ZARR)
 
 
 class Input(NamedTuple):
-    """An image file and the name of its results: its path below the folder that was asked for, without the ending."""
+    """One image and the name of its results: its file's path below the folder that was asked for, without the ending.
+
+    An image of a stack has the number of its page behind its name: NAME_p001, or _t001_z001 where the file says so.
+    """
 
     name: str
     path: Path
+    page: Page = Page()
 
 
 def find_inputs(patterns: Sequence[str]) -> list[Input]:
@@ -26,7 +38,7 @@ def find_inputs(patterns: Sequence[str]) -> list[Input]:
         if not files:
             inner = Path(pattern) / "images"
             hint = f"; it has {inner}, name that" if inner.is_dir() else ""
-            raise FileNotFoundError(f"{pattern}: no image there (of {' '.join(EXTENSIONS)}){hint}")
+            raise FileNotFoundError(f"{pattern}: no image there (of {' '.join(ENDINGS)}){hint}")
         for file in sorted(files):
             name = name_of(file, root)
             if found.setdefault(name, file).absolute() != file.absolute():
@@ -35,18 +47,94 @@ def find_inputs(patterns: Sequence[str]) -> list[Input]:
 
 
 def name_of(file: Path, root: Path) -> str:
-    """Path below `root` without the ending, with slashes."""
-    return file.relative_to(root).with_suffix("").as_posix()
+    """Path below `root` without the ending (.nii.gz and .ome.zarr are one), with slashes."""
+    path = file.relative_to(root)
+    whole = next((end for end in (".nii.gz", ".ome.zarr") if path.name.lower().endswith(end)), path.suffix)
+    return path.with_name(path.name[: len(path.name) - len(whole)]).as_posix()
 
 
 def is_image(path: Path) -> bool:
-    """Whether it is a file, not hidden, that ends as images do."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    """Whether it ends as images do, and is a file, not hidden, or a zarr store."""
+    ending = path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
+    return ending and (is_zarr(path) if path.suffix.lower() in ZARR else path.is_file())
+
+
+class Reader:
+    """Opens the files of a run for a model of `rank` axes; the last one stays open, since pages of a stack follow.
+
+    Use it in a `with` statement, and in one thread at a time. Every failure is a ValueError or OSError with the file's
+    name.
+    """
+
+    def __init__(self, rank: int):
+        """Nothing is opened yet."""
+        self._rank = rank
+        self._path: Path | None = None
+        self._arrays: list[Stored] = []
+
+    def images(self, item: Input) -> list[Input]:
+        """The images of a file: itself, or the pages of a stack."""
+        with named(item.path):
+            arrays = self._open(item.path)
+        return [item._replace(name=item.name + page.suffix, page=page) for page in pages(arrays, self._rank)] or [item]
+
+    def pixels(self, item: Input) -> int:
+        """Pixels of an image that can be read a few rows at a time; 0 for one that is to be read whole."""
+        if self._rank != 2:
+            return 0
+        with named(item.path):
+            arrays = self._open(item.path)
+        if not arrays:
+            return tiff_pixels(item.path) if item.path.suffix.lower() in (".tif", ".tiff") else 0
+        return arrays[item.page.series].size("y") * arrays[item.page.series].size("x")
+
+    def read(self, item: Input) -> Shaped[np.ndarray, "..."]:
+        """The image (*S, C), uint8, uint16 or float32."""
+        with named(item.path):
+            arrays = self._open(item.path)
+        if not arrays:
+            return read_image(item.path)
+        return ArrayRows(item.path, arrays[item.page.series], item.page, self._rank)[:]
+
+    def rows(self, item: Input) -> HeldRows:
+        """The image, to be read a few rows at a time."""
+        with named(item.path):
+            arrays = self._open(item.path)
+            if arrays:
+                return ArrayRows(item.path, arrays[item.page.series], item.page, self._rank).check_height()
+        return TiffRows(item.path)
+
+    def grid(self, item: Input) -> Any:
+        """Where the voxels of a NIfTI volume lie (`nifti.Grid`), for a model of volumes; None for any other file."""
+        with named(item.path):
+            arrays = self._open(item.path)
+        return arrays[item.page.series].grid if arrays else None
+
+    def _open(self, path: Path) -> list[Stored]:
+        if self._path != path:
+            self.close()
+            self._arrays = open_stored(path, self._rank)
+            self._path = path
+        return self._arrays
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        for stored in self._arrays:
+            stored.close()
+        self._path, self._arrays = None, []
+
+    def __enter__(self) -> "Reader":
+        """The reader itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the file that is open."""
+        self.close()
 
 
 def _files(pattern: str) -> tuple[Path, list[Path]]:
     path = Path(pattern)
-    if path.is_file():
+    if path.is_file() or is_zarr(path):
         return path.parent, [path]
     if path.is_dir():
         return path, [file for file in path.iterdir() if is_image(file)]

@@ -1,6 +1,10 @@
-"""Sizes and shapes of the objects of a label image, from sums that can be added up part by part of an image."""
+"""Sizes and shapes of the objects of a label image, from sums that can be added up part by part of an image.
+
+Images have two axes (y, x) or three, in the order of the array.
+"""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, Integer, Shaped
@@ -10,23 +14,24 @@ from jaxtyping import Float32, Float64, Int64, Integer, Shaped
 class Sums:
     """Sums over the pixels of objects 1..n, row i - 1 of object i; positions in pixels of the whole image.
 
-    area (n,); first (n, 2) sums of y and x; second (n, 3) sums of yy, xy, xx; low and high (n, 2), the bounding box
-    with its end excluded; intensity and probability (n,) sums. An object without a pixel has area 0.
+    area (n,); first (n, d) sums of y and x (z, y and x); second (n, d (d + 1) / 2) sums of yy, xy, xx; low and high
+    (n, d), the bounding box with its end excluded; intensity and probability (n,) sums. An object without a pixel has
+    area 0.
     """
 
     area: Int64[np.ndarray, " n"]
-    first: Float64[np.ndarray, "n 2"]
-    second: Float64[np.ndarray, "n 3"]
-    low: Int64[np.ndarray, "n 2"]
-    high: Int64[np.ndarray, "n 2"]
+    first: Float64[np.ndarray, "n d"]
+    second: Float64[np.ndarray, "n _"]
+    low: Int64[np.ndarray, "n d"]
+    high: Int64[np.ndarray, "n d"]
     intensity: Float64[np.ndarray, " n"]
     probability: Float64[np.ndarray, " n"]
 
 
 def measure(
-    label: Integer[np.ndarray, "h w"],
-    image: Shaped[np.ndarray, "h w c"],
-    probability: Float32[np.ndarray, "h w"],
+    label: Integer[np.ndarray, "*s"],
+    image: Shaped[np.ndarray, "*s c"],
+    probability: Float32[np.ndarray, "*s"],
     *,
     top: int = 0,
     count: int | None = None,
@@ -41,12 +46,13 @@ def measure(
         count: n, the largest id when None.
     """
     n = int(label.max(initial=0)) if count is None else count
-    y, x = np.nonzero(label)
-    ids = label[y, x].astype(np.int64) - 1
-    intensity, probability = image[y, x].mean(axis=-1, dtype=np.float64), probability[y, x]
-    y = y + top
-    low, high = np.full((n, 2), np.iinfo(np.int64).max), np.zeros((n, 2), np.int64)
-    for axis, place in enumerate((y, x)):
+    where = np.nonzero(label)
+    ids = label[where].astype(np.int64) - 1
+    intensity, probability = image[where].mean(axis=-1, dtype=np.float64), probability[where]
+    places = [where[0] + top, *where[1:]]
+    shape = (n, label.ndim)
+    low, high = np.full(shape, np.iinfo(np.int64).max), np.zeros(shape, np.int64)
+    for axis, place in enumerate(places):
         np.minimum.at(low[:, axis], ids, place)
         np.maximum.at(high[:, axis], ids, place + 1)
 
@@ -55,8 +61,8 @@ def measure(
 
     return Sums(
         area=np.bincount(ids, minlength=n).astype(np.int64),
-        first=np.stack([total(y), total(x)], axis=-1),
-        second=np.stack([total(y * y), total(x * y), total(x * x)], axis=-1),
+        first=np.stack([total(place) for place in places], axis=-1),
+        second=np.stack([total(a * b) for a, b in itertools.combinations_with_replacement(places, 2)], axis=-1),
         low=low,
         high=high,
         intensity=total(intensity),
@@ -78,30 +84,33 @@ def merge(parts: list[Sums], ids: Int64[np.ndarray, " m"], count: int) -> Sums:
     return Sums(**merged)
 
 
-def table(sums: Sums) -> dict[str, np.ndarray]:
-    """Columns of an objects table, a row an object that has pixels.
+def table(sums: Sums, axes: str = "yx") -> dict[str, np.ndarray]:
+    """Columns of an objects table, a row an object that has pixels; `axes` are the names of the array's.
 
-    id; centroid_y, centroid_x, in pixels from the centre of the upper left pixel; area, in pixels; min_y, min_x,
-    max_y, max_x, the bounding box with its end excluded; eccentricity of the ellipse of the same second moments, 0 for
-    a circle (for one pixel too); mean_intensity, in the image's own unit; mean_probability.
+    id; centroid_y, centroid_x, in pixels from the centre of the upper left pixel; area (volume with three axes), in
+    pixels; min_y, min_x, max_y, max_x, the bounding box with its end excluded; eccentricity of the ellipse of the same
+    second moments, 0 for a circle (for one pixel too), of two axes only; mean_intensity, in the image's own unit;
+    mean_probability.
     """
     there = sums.area > 0
     n = sums.area[there].astype(np.float64)
-    (y, x), (yy, xy, xx) = (sums.first[there] / n[:, None]).T, (sums.second[there] / n[:, None]).T
+    return {
+        "id": np.flatnonzero(there) + 1,
+        **{f"centroid_{axis}": sums.first[there, i] / n for i, axis in enumerate(axes)},
+        ("area" if len(axes) == 2 else "volume"): sums.area[there],
+        **{f"min_{axis}": sums.low[there, i] for i, axis in enumerate(axes)},
+        **{f"max_{axis}": sums.high[there, i] for i, axis in enumerate(axes)},
+        **({"eccentricity": _eccentricity(sums, there)} if len(axes) == 2 else {}),
+        "mean_intensity": sums.intensity[there] / n,
+        "mean_probability": sums.probability[there] / n,
+    }
+
+
+def _eccentricity(sums: Sums, there: np.ndarray) -> Float64[np.ndarray, " n"]:
+    n = sums.area[there, None].astype(np.float64)
+    (y, x), (yy, xy, xx) = (sums.first[there] / n).T, (sums.second[there] / n).T
     yy, xy, xx = yy - y * y, xy - x * y, xx - x * x
     half, root = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)  # the variances along the axes are half ± root
     wide = np.maximum(half + root, 0)
     ratio = np.divide(np.maximum(half - root, 0), wide, out=np.ones_like(wide), where=wide > 1e-6)
-    return {
-        "id": np.flatnonzero(there) + 1,
-        "centroid_y": y,
-        "centroid_x": x,
-        "area": sums.area[there],
-        "min_y": sums.low[there, 0],
-        "min_x": sums.low[there, 1],
-        "max_y": sums.high[there, 0],
-        "max_x": sums.high[there, 1],
-        "eccentricity": np.sqrt(1 - ratio),
-        "mean_intensity": sums.intensity[there] / n,
-        "mean_probability": sums.probability[there] / n,
-    }
+    return np.sqrt(1 - ratio)

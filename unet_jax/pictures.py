@@ -12,6 +12,7 @@ from unet_jax.matching import Matches
 OBJECTS_ACROSS = 7  # a field of view holds at least that many objects of median size side by side, where it can
 TRUTH, PREDICTION = (255, 225, 25), (40, 225, 255)  # yellow and cyan, light on any stain
 FOUND, LOST, EXTRA = PREDICTION, (255, 150, 30), (255, 80, 210)  # of objects one by one: cyan, orange, pink
+OUTLINE_REACH = 4  # pixels away that `overlay` looks at
 MISSED, FALSE, AGREED, NOTHING = (213, 94, 0), (0, 114, 178), (196, 196, 196), (245, 245, 245)
 Label = Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]
 
@@ -60,16 +61,22 @@ def magnified(array: Shaped[np.ndarray, "h w *c"], zoom: float) -> Shaped[np.nda
     return array[::2, ::2]
 
 
-def for_display(image: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+def for_display(
+    image: Shaped[np.ndarray, "h w c"], sample: Shaped[np.ndarray, "n m c"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """Make an RGB picture: three channels are colours, else the first is grey; dark or non-uint8 images are stretched.
 
     The stretch maps the percentiles 1 and 99.8 to black and white, then takes the power 0.7, so that faint objects show
-    beside bright ones. An image is dark when its median is below 64: fluorescence, not tissue or bright field.
+    beside bright ones. An image is dark when its median is below 64: fluorescence, not tissue or bright field. Both are
+    measured on `sample` where the image is a part of a larger one.
     """
-    rgb = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
-    if rgb.dtype == np.uint8 and np.median(rgb) >= 64:
+    rgb, whole = (
+        part if part.shape[-1] == 3 else np.repeat(part[..., :1], 3, axis=-1)
+        for part in (image, image if sample is None else sample)
+    )
+    if rgb.dtype == np.uint8 and np.median(whole) >= 64:
         return rgb
-    low, high = np.percentile(rgb, (1, 99.8))
+    low, high = np.percentile(whole, (1, 99.8))
     least = 16 if rgb.dtype == np.uint8 else 1e-12  # no stretching of the last bits' noise
     unit = np.clip((rgb - low) / max(high - low, least), 0, 1)
     return np.round(255 * unit**0.7).astype(np.uint8)

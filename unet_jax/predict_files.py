@@ -1,9 +1,10 @@
 """Files in, files out: every image of a list through a predictor, its results under its own name in a folder."""
 
+import contextlib
 import dataclasses
 import errno
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from unet_jax import outputs
-from unet_jax.data.images import read_image
-from unet_jax.data.rows import tiff_pixels
-from unet_jax.inputs import Input
-from unet_jax.prediction import Predictor
-from unet_jax.results import Results, Wanted
-from unet_jax.streaming import Progress, predict_stream, predict_stream_classes
+from unet_jax.blending import Count, uncounted
+from unet_jax.data.stored import is_nifti
+from unet_jax.inputs import Input, Reader
+from unet_jax.prediction import Prediction, Predictor
+from unet_jax.results import Form, Results, Wanted
+from unet_jax.streaming import predict_stream
 
-STREAM_PIXELS = 2**25  # a TIFF above this is done in bands
+STREAM_PIXELS = 2**25  # an image above this is done in bands
 _HELD_PIXELS = 2**25  # of results that wait to be written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no image after this one could be written either
 
@@ -31,7 +31,6 @@ class Report:
     done: list[dict[str, object]] = dataclasses.field(default_factory=list)
     kept: list[str] = dataclasses.field(default_factory=list)
     failed: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def predict_files(
@@ -41,87 +40,142 @@ def predict_files(
     wanted: Wanted,
     *,
     threshold: float = 0.5,
-    tick: Callable[[], Any] = lambda: None,
-    progress: Progress = iter,
+    images: Count = uncounted,
+    tiles: Count = uncounted,
 ) -> Report:
     """Predict all images and write their results; an image that cannot be used stops none of the others.
 
-    Files are read, and results written, by threads beside the network. TIFFs of more than `STREAM_PIXELS` are done in
-    bands, last. What is in the folder is kept, unless it is to be overwritten.
+    Files are read, and results written, by threads beside the network. Images of more than `STREAM_PIXELS` that can be
+    read a few rows at a time are done in bands, last. What is in the folder is kept, unless it is to be overwritten.
 
     Args:
-        predictor: of two-dimensional images.
-        inputs: image files; see `inputs.find_inputs`.
+        predictor: of images, or of volumes.
+        inputs: image files; see `inputs.find_inputs`. Every page of a stack is an image of its own.
         folder: of the results; see `results.Results`.
         wanted: what to write.
         threshold: probability from which a pixel is foreground.
-        tick: called after every image.
-        progress: wraps the bands of a large image.
+        images: told how many images (pages) there are, and of every one that is done.
+        tiles: the same for the network's tiles.
 
     Raises:
-        ValueError: the folder holds results that were made in another way.
+        ValueError: the folder holds results that were made in another way, or the model takes scans of several files.
         OSError: the results cannot be written (a full disk).
     """
+    if predictor.card.get("modalities"):  # their scans may come in several files, and need one spacing of voxels
+        raise ValueError("this model was trained on scans of named modalities: use unet-jax predict-volumes")
     settings = {
         "model": predictor.fingerprint, "tile": predictor.input_size, "overlap": predictor.overlap,
         "tta": predictor.tta, "threshold": threshold, "instances": wanted.instances,
     }  # fmt: skip
-    results, report = Results(folder, wanted, settings), Report()
-    small, large = [], []
-    for item in inputs:
-        is_large = item.path.suffix.lower() in (".tif", ".tiff") and tiff_pixels(item.path) > STREAM_PIXELS
-        if results.missing(item.name, large=is_large):
-            (large if is_large else small).append(item)
-        else:
-            report.kept.append(item.name)
-            tick()
-    _predict_small(predictor, small, results, threshold, report, tick)
-    for item in large:
-        _predict_large(predictor, item, results, threshold, report, progress)
-        tick()
-    results.summarise(report.done)
-    return report
+    run = _Run(predictor, Results(folder, wanted, settings), threshold, Report(), images, tiles)
+    with Reader(len(predictor.input_size)) as reader:
+        small, large = run.choose(inputs, reader)
+        run.predict_small(small, reader)
+        for item in large:
+            run.predict_large(item, reader)
+    run.results.summarise(run.report.done)
+    return run.report
 
 
-def _predict_small(
-    predictor: Predictor, items: Sequence[Input], results: Results, threshold: float, report: Report, tick: Callable
-) -> None:
-    """Whole images, their tiles packed into common batches; reading and writing go on meanwhile."""
-    under_way: deque[tuple[Input, np.ndarray]] = deque()
-    options = {
-        "separate": partial(predictor.objects, threshold=threshold),
-        "threshold": threshold,
-        "kind": predictor.object_name,
-    }
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What all images of a run share."""
 
-    def read(item: Input) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(item.path)
-        return image, predictor.prepare(image)
+    predictor: Predictor
+    results: Results
+    threshold: float
+    report: Report
+    images: Count
+    tiles: Count
 
-    def prepared() -> Iterator[np.ndarray]:
-        for item, future in _ahead(read, items):
+    def fail(self, item: Input, error: Exception) -> None:
+        """Remember what became of an image; a full disk is no matter of one image."""
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise error
+        self.report.failed.append((item.path, str(error)))
+        self.images(1, 0)
+
+    def choose(self, inputs: Sequence[Input], reader: Reader) -> tuple[list[Input], list[Input]]:
+        """The images to predict whole and those to predict in bands, less those whose results are there."""
+        small, large = [], []
+        for file in inputs:
             try:
-                image, ready = future.result()
+                found = reader.images(file)
             except (ValueError, OSError) as error:
-                report.failed.append((item.path, str(error)))
-                tick()
+                self.images(0, 1)
+                self.fail(file, error)
                 continue
-            under_way.append((item, image))
-            yield ready
+            self.images(0, len(found))
+            for item in found:
+                is_large = reader.pixels(item) > STREAM_PIXELS
+                if self.results.missing(item.name, self.form(item, large=is_large)):
+                    (large if is_large else small).append(item)
+                else:
+                    self.report.kept.append(item.name)
+                    self.images(1, 0)
+        return small, large
 
-    jobs = ((*under_way.popleft(), prediction) for prediction in predictor.run(prepared()))
-    written = _ahead(
-        lambda job: results.write(job[0].name, job[1], job[2], **options),
-        jobs,
-        threads=4,  # which wait for the disk, mostly
-        weight=lambda job: job[1].size,
-    )
-    for (item, _, _), future in written:
+    def form(self, item: Input, *, large: bool = False) -> Form:
+        """How the results of an image are stored."""
+        if len(self.predictor.input_size) == 3:
+            return "nifti" if is_nifti(item.path) else "volume"
+        return "large" if large else "image"
+
+    def predict_small(self, items: Sequence[Input], reader: Reader) -> None:
+        """Whole images, their tiles packed into common batches; reading and writing go on meanwhile."""
+        under_way: deque[tuple[Input, np.ndarray, Any]] = deque()
+
+        def read(item: Input) -> tuple[np.ndarray, np.ndarray, Any]:
+            image = reader.read(item)
+            return image, self.predictor.prepare(image), reader.grid(item)
+
+        def prepared() -> Iterator[np.ndarray]:
+            for item, future in _ahead(read, items):
+                try:
+                    image, ready, grid = future.result()
+                except (ValueError, OSError) as error:
+                    self.fail(item, error)
+                    continue
+                under_way.append((item, image, grid))
+                yield ready
+
+        predictions = self.predictor.run(prepared(), count=self.tiles)
+        jobs = ((*under_way.popleft(), prediction) for prediction in predictions)
+        options = {"threads": 4, "weight": lambda job: job[1].size}  # the threads wait for the disk, mostly
+        with contextlib.closing(_ahead(self.write, jobs, **options)) as written:  # closed: no thread writes on
+            for (item, *_), future in written:
+                try:
+                    self.report.done.append(future.result())
+                except ValueError as error:
+                    self.fail(item, error)
+                else:
+                    self.images(1, 0)
+
+    def write(self, job: tuple[Input, np.ndarray, Any, Prediction]) -> dict[str, object]:
+        """Write the results of an image that was predicted whole."""
+        item, image, grid, prediction = job
+        options = {"separate": partial(self.predictor.objects, threshold=self.threshold), "threshold": self.threshold}
+        return self.results.write(item.name, image, prediction, **options, kind=self.predictor.object_name, grid=grid)
+
+    def predict_large(self, item: Input, reader: Reader) -> None:
+        """An image in bands."""
+        separate = partial(self.predictor.separate, threshold=self.threshold)
         try:
-            report.done.append(future.result())
-        except ValueError as error:
-            report.failed.append((item.path, str(error)))
-        tick()
+            row = predict_stream(
+                self.predictor,
+                lambda: reader.rows(item),
+                self.results.paths(item.name, "large"),
+                name=item.name,
+                threshold=self.threshold,
+                separate=separate if self.results.wanted.instances else None,
+                count=self.tiles,
+                **self.predictor.stitching,
+            )
+        except (ValueError, OSError) as error:
+            self.fail(item, error)
+        else:
+            self.report.done.append(row)
+            self.images(1, 0)
 
 
 def _ahead(
@@ -130,7 +184,7 @@ def _ahead(
     *,
     threads: int = 1,
     weight: Callable[[Any], int] = lambda item: 0,
-) -> Iterator[tuple[Any, Future]]:
+) -> Generator[tuple[Any, Future], None, None]:
     """Every item with its result under way, in order; threads are a few items ahead, and few heavy ones wait."""
     waiting: deque[tuple[Any, Future]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -140,25 +194,3 @@ def _ahead(
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
-
-
-def _predict_large(
-    predictor: Predictor, item: Input, results: Results, threshold: float, report: Report, progress: Progress
-) -> None:
-    paths = results.paths(item.name, large=True)
-    if left_out := results.paths(item.name).keys() - paths.keys():
-        report.notes.append(f"{item.path}: too large for {', '.join(sorted(left_out))}, which were left out")
-    options = {"name": item.name, "progress": progress}
-    try:
-        if results.wanted.instances:
-            rooms = {"objects": paths[outputs.OBJECTS], "shapes": paths[outputs.POLYGONS]}
-            options |= {"separate": partial(predictor.separate, threshold=threshold), **rooms, **predictor.stitching}
-            row = predict_stream(predictor, item.path, paths[outputs.LABELS], **options)
-        else:
-            row = predict_stream_classes(predictor, item.path, paths[outputs.LABELS], threshold=threshold, **options)
-    except (ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise
-        report.failed.append((item.path, str(error)))
-    else:
-        report.done.append(row)

@@ -15,7 +15,7 @@ from flax import traverse_util
 from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from unet_jax import heads, parallel
-from unet_jax.blending import Apply, Band, Rows, blend, whole
+from unet_jax.blending import Apply, Band, Count, Rows, blend, uncounted, whole
 from unet_jax.data import normalisation
 from unet_jax.instances import separate_foreground
 from unet_jax.model_folder import read_model, write_model
@@ -105,9 +105,9 @@ class Predictor:
         """Predict one image (*S, C) or (*S), of any size, its numbers as they are in the file."""
         return next(self.run([self.prepare(image)]))
 
-    def run(self, images: Iterable[Rows]) -> Iterator[Prediction]:
-        """Predict images that went through `prepare`, in order; their tiles share batches."""
-        for values in whole(self.bands(images)):
+    def run(self, images: Iterable[Rows], *, count: Count = uncounted) -> Iterator[Prediction]:
+        """Predict images that went through `prepare`, in order; their tiles, which `count` counts, share batches."""
+        for values in whole(self.bands(images, count=count)):
             spread = values[..., -1] if self.tta else None
             yield Prediction(self.probabilities(values), tuple(self.card["classes"]), spread, self.values(values))
 
@@ -141,12 +141,11 @@ class Predictor:
         """Probability from which a pixel is foreground, as the card has it."""
         return float(self.card.get("separation", {}).get("threshold", 0.5))
 
-    def bands(self, images: Iterable[Rows]) -> Iterator[Band]:
+    def bands(self, images: Iterable[Rows], *, count: Count = uncounted) -> Iterator[Band]:
         """The same in bands along the first axis; with tta the spread is the last of the values."""
         context = (self.input_size[0] - self.output_size[0]) // 2
-        yield from blend(
-            self._apply, images, patch=self.output_size, overlap=self.overlap, batch=self._tiles, context=context
-        )
+        options = {"overlap": self.overlap, "batch": self._tiles, "context": context, "count": count}
+        yield from blend(self._apply, images, patch=self.output_size, **options)
 
     def values(self, band: Float32[np.ndarray, "*s k"]) -> Float32[np.ndarray, "*s _"]:
         """The values of a band without the spread, for `separate`."""

@@ -1,7 +1,8 @@
 """The folder of a prediction's results.
 
 labels/NAME.tif, objects/NAME.csv, polygons/NAME.geojson, on request overlays/NAME.png, probabilities/NAME.tif and
-spread/NAME.tif; objects.csv and summary.csv over all images in it; predict.json, which says how they were made.
+spread/NAME.tif; objects.csv and summary.csv over all images in it; predict.json, which says how they were made. Volumes
+have no polygons and overlays; those read from NIfTI give labels/NAME.nii.gz (and probabilities, spread) on their grid.
 """
 
 import csv
@@ -16,11 +17,14 @@ import numpy as np
 
 from unet_jax import outputs
 from unet_jax.data.images import read_label
+from unet_jax.data.stored import is_nifti
 from unet_jax.inputs import is_image, name_of
 from unet_jax.logs import plain, write_json
 from unet_jax.measure import measure, table
 from unet_jax.polygons import trace
-from unet_jax.prediction import Prediction, class_map
+from unet_jax.prediction import Prediction, class_map, foreground
+
+Form = Literal["image", "large", "volume", "nifti"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Results:
     def __init__(self, folder: Path, wanted: Wanted, settings: Mapping[str, Any]):
         """Write predict.json."""
         self.folder, self.wanted = folder, wanted
+        self._volumes = len(settings["tile"]) == 3
         settings, path = plain(settings), folder / "predict.json"
         if path.exists() and not wanted.overwrite and any((folder / outputs.LABELS).rglob("*.*")):
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -54,27 +59,30 @@ class Results:
                 )
         write_json(path, settings)
 
-    def paths(self, name: str, *, large: bool = False) -> dict[str, Path]:
+    def paths(self, name: str, form: Form = "image") -> dict[str, Path]:
         """Files of the results of one image, by room, the label image last: when that is there, all are.
 
-        A large image has a label image in TIFF and, where objects are wanted, their table and outlines; no pictures.
+        A large image has its label image and its overlay in tiled TIFF, whatever was asked for.
         """
-        wanted = self.wanted
-        rooms = [outputs.OBJECTS, outputs.POLYGONS] if wanted.instances else []
-        if not large:
-            asked = {
-                outputs.OVERLAYS: wanted.overlay,
-                outputs.PROBABILITIES: wanted.probabilities,
-                outputs.SPREAD: wanted.spread,
-            }
-            rooms += [room for room, on in asked.items() if on]
-        ending = "tif" if large else wanted.format
-        paths = {room: self.folder / room / f"{name}{outputs.ENDINGS[room]}" for room in rooms}
-        return paths | {outputs.LABELS: self.folder / outputs.LABELS / f"{name}.{ending}"}
+        wanted, volume = self.wanted, form in ("volume", "nifti")
+        asked = {
+            outputs.OBJECTS: wanted.instances,
+            outputs.POLYGONS: wanted.instances and not volume,
+            outputs.OVERLAYS: wanted.overlay and not volume,
+            outputs.PROBABILITIES: wanted.probabilities,
+            outputs.SPREAD: wanted.spread,
+        }
+        endings = outputs.ENDINGS | {outputs.LABELS: f".{wanted.format}" if form == "image" else ".tif"}
+        if form == "large":
+            endings[outputs.OVERLAYS] = ".tif"
+        if form == "nifti":
+            endings |= dict.fromkeys((outputs.LABELS, outputs.PROBABILITIES, outputs.SPREAD), ".nii.gz")
+        rooms = [*(room for room, on in asked.items() if on), outputs.LABELS]
+        return {room: self.folder / room / f"{name}{endings[room]}" for room in rooms}
 
-    def missing(self, name: str, *, large: bool = False) -> dict[str, Path]:
+    def missing(self, name: str, form: Form = "image") -> dict[str, Path]:
         """Those of the files that are to be written."""
-        paths = self.paths(name, large=large)
+        paths = self.paths(name, form)
         return {room: path for room, path in paths.items() if self.wanted.overwrite or not path.exists()}
 
     def write(
@@ -86,25 +94,53 @@ class Results:
         separate: Callable[..., np.ndarray],
         threshold: float,
         kind: str,
+        grid: Any = None,
     ) -> dict[str, object]:
-        """Write what is missing of one image, and give its row of summary.csv; `kind` is what an object is called."""
-        if self.wanted.instances:
-            label = separate(prediction)
-            columns = table(measure(label, image, prediction.foreground))
-        else:
-            label, columns = class_map(prediction.probabilities, threshold), {}
+        """Write what is missing of one image or volume, and give its row of summary.csv.
+
+        `kind` is what an object is called, `grid` where the voxels of a NIfTI volume lie in its file.
+        """
+        label = separate(prediction) if self.wanted.instances else class_map(prediction.probabilities, threshold)
+        if grid is not None:
+            return self._write_nifti(name, image, prediction, label, grid)
+        columns = self._table(label, image, prediction.foreground, "zyx"[-label.ndim :])
         writers = {
             outputs.OBJECTS: partial(outputs.write_objects, image=name, columns=columns),
             outputs.POLYGONS: lambda path: outputs.write_polygons(path, trace(label).items(), columns, name=kind),
             outputs.OVERLAYS: partial(outputs.write_overlay, image=image, label=label),
-            outputs.PROBABILITIES: partial(outputs.write_probabilities, values=prediction.probabilities),
-            outputs.SPREAD: partial(outputs.write_probabilities, values=prediction.spread),
+            outputs.PROBABILITIES: lambda path: outputs.write_probabilities(path, prediction.probabilities),
+            outputs.SPREAD: lambda path: outputs.write_probabilities(path, prediction.spread[..., None]),
             outputs.LABELS: partial(outputs.write_label, label=label),
         }
-        for room, path in self.missing(name).items():
+        return self._write_missing(name, "volume" if label.ndim == 3 else "image", writers, label, columns)
+
+    def _write_nifti(
+        self, name: str, image: np.ndarray, prediction: Prediction, label: np.ndarray, grid: Any
+    ) -> dict[str, object]:
+        """The same for a volume that was turned as models see it: turned back, in the axes of its file."""
+        from unet_jax.data.nifti import from_ras, write_label, write_values
+
+        label, image, probabilities = (from_ras(a, grid) for a in (label, image, prediction.probabilities))
+        columns = self._table(label, image, foreground(probabilities), "xyz")
+        writers = {
+            outputs.OBJECTS: partial(outputs.write_objects, image=name, columns=columns),
+            outputs.PROBABILITIES: lambda path: write_values(path, probabilities, grid),
+            outputs.SPREAD: lambda path: write_values(path, from_ras(prediction.spread, grid), grid),
+            outputs.LABELS: lambda path: write_label(path, label, grid),
+        }
+        return self._write_missing(name, "nifti", writers, label, columns)
+
+    def _write_missing(
+        self, name: str, form: Form, writers: Mapping[str, Callable], label: np.ndarray, columns: Mapping
+    ) -> dict[str, object]:
+        for room, path in self.missing(name, form).items():
             writers[room](path)
+        shape = label.shape[::-1] if form == "nifti" else label.shape
         count = len(columns["id"]) if self.wanted.instances else ""
-        return outputs.summary_row(name, label.shape, count, int(np.count_nonzero(label)))
+        return outputs.summary_row(name, shape, count, int(np.count_nonzero(label)))
+
+    def _table(self, label: np.ndarray, image: np.ndarray, probability: np.ndarray, axes: str) -> dict[str, np.ndarray]:
+        return table(measure(label, image, probability), axes) if self.wanted.instances else {}
 
     def summarise(self, done: Iterable[Mapping[str, object]]) -> None:
         """Write summary.csv and objects.csv over all label images in the folder; `done` are the rows of this run."""
@@ -123,7 +159,20 @@ class Results:
             outputs.join_objects(self.folder, files)
 
     def _row_of(self, name: str, file: Path) -> dict[str, object]:
-        label = read_label(file)
+        label = _read_label(file, volume=self._volumes)
         instances = (self.folder / outputs.OBJECTS / f"{name}.csv").exists()
         count = len(np.unique(label[label > 0])) if instances else ""
         return outputs.summary_row(name, label.shape, count, int(np.count_nonzero(label)))
+
+
+def _read_label(file: Path, *, volume: bool) -> np.ndarray:
+    """A label image or volume that was written here, (H, W) or (D, H, W)."""
+    if is_nifti(file):
+        from unet_jax.data.nifti import read_nifti
+
+        return read_nifti(file)[0][..., 0].T
+    if volume:
+        import tifffile
+
+        return tifffile.imread(file)
+    return read_label(file)

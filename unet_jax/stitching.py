@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, Shaped
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -23,6 +23,11 @@ class Window(NamedTuple):
     stop: int
     high: int
     values: Float32[np.ndarray, "n w k"]
+
+
+def own(window: Window) -> Shaped[np.ndarray, "n w *k"]:
+    """The values of a window's own rows."""
+    return window.values[window.start - window.low : window.stop - window.low]
 
 
 def windows(bands: Iterable[Band], *, before: int, after: int) -> Iterator[Window]:
@@ -67,7 +72,7 @@ class Stitcher:
                 self._links.append(links + np.array([[before], [given]]))
         count = int(label.max(initial=0))
         self._last, self.count = (window.high, label, given), given + count
-        return label[window.start - window.low : window.stop - window.low], count, given
+        return own(window._replace(values=label)), count, given
 
     def _agreeing(self, above: np.ndarray, below: np.ndarray) -> Int64[np.ndarray, "2 n"]:
         both = (above > 0) & (below > 0)

@@ -157,11 +157,16 @@ def has_alpha(page: Any) -> bool:
     return page.samplesperpixel > 1 and (rgba or any(int(extra) in (1, 2) for extra in page.extrasamples[-1:]))
 
 
+def is_complete(page: Any, file_size: int) -> bool:
+    """Whether all strips or tiles of a page lie within the file."""
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    return len(parts) == int(np.prod(page.chunked)) and all(start + count <= file_size for start, count in parts)
+
+
 def check_tiff(page: Any, file_size: int) -> None:
     """Refuse a page that cannot be read with certainty, before a pixel is decoded."""
     height, samples = page.imagelength, page.samplesperpixel
-    parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    if len(parts) != int(np.prod(page.chunked)) or any(start + count > file_size for start, count in parts):
+    if not is_complete(page, file_size):
         raise Refused("is damaged or truncated, some of its pixels are missing: copy it again")
     if page.axes not in ("YX", "YXS", "SYX"):
         raise Refused(f"has the axes {page.axes}, shape {page.shape}: save it as one page (height, width, channels)")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Integer, UInt8, UInt16
+from jaxtyping import Float32, Integer, Shaped, UInt8, UInt16
 
 from unet_jax.data.decode import Raw, Refused, decode
 
@@ -53,11 +53,19 @@ def image_of(raw: Raw) -> UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c
         values = values.astype(np.uint8) * np.uint8(255 // (2**raw.bits - 1))
     if values.dtype.kind not in "uif":
         raise Refused(f"holds numbers of type {values.dtype}: save it as 8-bit, 16-bit or float32")
-    if values.dtype not in (np.uint8, np.uint16, np.float32):
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported where it is used
-            values = values.astype(np.float32)
+    values = as_read(values)
     values = values if values.ndim == 3 else values[..., None]
     return np.ascontiguousarray(values[..., :-1] if raw.alpha else values)
+
+
+def as_read(values: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"]:
+    """Numbers as `read_image` gives them: uint8 and uint16 as they are, flags as 0 and 255, all others as float32."""
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype in (np.uint8, np.uint16, np.float32):
+        return values
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported where it is used
+        return values.astype(np.float32)
 
 
 def label_of(raw: Raw) -> Integer[np.ndarray, "h w"]:

@@ -85,11 +85,17 @@ def read_nifti(path: str | Path) -> tuple[Shaped[np.ndarray, "x y z c"], Grid]:
 
 
 def write_label(path: str | Path, label: Integer[np.ndarray, "x y z"], grid: Grid) -> None:
-    """Write classes as an 8-bit NIfTI (16-bit above 255) in the given grid; the file appears whole or not at all."""
+    """Write classes or ids, with the 8, 16 or 32 bits they need, in the given grid; see `write_values`."""
+    kind = next(kind for kind in (np.uint8, np.uint16, np.uint32) if label.max(initial=0) <= np.iinfo(kind).max)
+    write_values(path, label.astype(kind), grid)
+
+
+def write_values(path: str | Path, values: Shaped[np.ndarray, "x y z *c"], grid: Grid) -> None:
+    """Write numbers as they are as a NIfTI in the given grid; the file appears whole or not at all."""
     import nibabel
 
     path = Path(path)
-    image = nibabel.Nifti1Image(label.astype(np.uint8 if label.max(initial=0) < 256 else np.uint16), grid.affine)
+    image = nibabel.Nifti1Image(values, grid.affine)
     image.header.set_xyzt_units("mm")
     image.set_qform(grid.affine, code=1)
     image.set_sform(grid.affine, code=1)
