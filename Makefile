@@ -16,7 +16,7 @@ train: setup
 	$(BIN)/python -m experiments.train_cells
 
 test: setup
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -73,7 +73,7 @@ class GroupNorm(nn.Module):
     """Group normalisation: zero mean and unit variance over the pixels of each image and group of channels.
 
     y = (x - mean) / sqrt(var + 1e-6) * scale + bias, computed as x * a + b with one a and b an image and channel, which
-    XLA joins with the activation behind it; var = E[x²] - E[x]² from one pass, in float32. Source: Wu & He 2018.
+    XLA joins with the activation behind it; var = E[x²] - E[x]² in float32. Source: Wu & He 2018, equations 1-6.
     """
 
     groups: int
