@@ -25,23 +25,24 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from unet_jax import augment, losses, memory, metrics, models, object_scores, parallel, targets, training, tuning
+from unet_jax import augment, losses, models, object_scores, parallel, targets, training, tuning
 from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.data import normalisation
 from unet_jax.data.named import open_named
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
 from unet_jax.data.source import Source, describe_split, fewer, split
-from unet_jax.dry_run import analyse, lines, lower_step, tpu_devices
-from unet_jax.evaluation import evaluate
+from unet_jax.dry_run import describe, tpu_devices
+from unet_jax.evaluation import evaluate, validation_row
 from unet_jax.heads import HEADS
 from unet_jax.lock import locked
-from unet_jax.logs import MetricsLog, epoch_line, plain
-from unet_jax.loop import Budget, Callbacks, Position, StopRequest, fit
+from unet_jax.logs import MetricsLog, plain
+from unet_jax.loop import Budget, Position
 from unet_jax.model_folder import read_model
 from unet_jax.models import to_spec
 from unet_jax.models.unet import check_size
 from unet_jax.prediction import Predictor
-from unet_jax.profiling import Profile
-from unet_jax.scorecard import draw, write_results
+from unet_jax.scorecard import draw, summary, write_results
+from unet_jax.session import run_training
 from unet_jax.transfer import start_from
 from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
 
@@ -219,93 +220,59 @@ def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.Gradie
 def main(config: Config) -> int:
     """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
     config = resolve(config, "tpu" if config.topology else jax.default_backend())
+    mesh, patch = choose_mesh(config), (config.patch, config.patch)
     if config.dry_run:
-        return say_costs(config)
+        return say_costs(config, mesh)
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
-    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
-    source = Normalised(source).preload()
+    source = Normalised(open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=say)).preload()
     check_target(config.target, source.label_kind)
     parts = split(source)
     if config.train_images is not None:
         parts["train"] = fewer(parts["train"], config.train_images)
     announce(config, parts)
-    if source.label_kind == "classes":
-        print("the masks hold classes: every class but 0 is learnt as cell")
-    parts["train"] = visits(parts["train"], patch=(config.patch, config.patch))
-    print(f"an epoch is {len(parts['train'])} crops of {config.patch}×{config.patch}; large images give several")
-    planned_steps = config.epochs * steps_per_epoch(len(parts["train"]), config.batch)
-    model, optimizer, step, eval_step = compose(config, planned_steps)
-    state = training.init_state(model, optimizer, (config.patch, config.patch, source.channels), seed=config.seed)
+    crops = visits(parts["train"], patch=patch)
+    say(f"an epoch is {len(crops)} crops of {config.patch}×{config.patch}; large images give several")
+    steps = steps_per_epoch(len(crops), config.batch)
+    model, optimizer, step, eval_step = compose(config, config.epochs * steps)
+    state = training.init_state(model, optimizer, (*patch, source.channels), seed=config.seed)
     if config.init is not None and not config.resume:
-        state = start(config, state)
+        state, fresh = start_from(state, read_model(config.init)[0])
+        say(f"starting from {config.init}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     card = make_card(config, model, source)
-    with locked(config.workdir):
-        open_workdir(config.workdir, dataclasses.asdict(config))
-        with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
-            return train(config, parts, step, eval_step, state, card, checkpoints, log)
-
-
-def start(config: Config, state: training.State) -> training.State:
-    """The state with the parameters of the model that `--init` names."""
-    state, fresh = start_from(state, read_model(config.init)[0])
-    print(f"starting from {config.init}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
-    return state
-
-
-def train(
-    config: Config, parts: dict[str, Source], step: Any, eval_step: Any, state: training.State, card: dict[str, Any],
-    checkpoints: Checkpoints, log: MetricsLog,
-) -> int:  # fmt: skip
-    """Train from `state` or from the last checkpoint, then score the test split with the best one."""
-    mesh, patch, position = choose_mesh(config), (config.patch, config.patch), Position()
-    state = jax.device_put(state, parallel.replicated(mesh))
-    if config.resume:
-        if checkpoints.latest_step() is not None:
-            state, saved = checkpoints.restore(state)
-            position = Position(**saved["position"])
-        log.truncate_after(position.step)
-        print(f"resumed after {position.epoch} epochs, at step {position.step}")
     # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
     score = partial(
         evaluate, jax.jit(eval_step), patch=patch, batch=together(config), margin=config.patch // 8, mesh=mesh
     )
-
-    def validate(state: training.State) -> dict[str, float]:
-        result = score(state, parts["val"])
-        scores = metrics.summarise(result.counts)
-        return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
-
-    def epoch_done(row: dict[str, Any]) -> None:
-        log.append(row)
-        print(epoch_line(row), flush=True)
-
-    def save(state: training.State, position: Position, score: float | None) -> None:
-        checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
-
-    stream = train_batches(parts["train"], patch=patch, batch=config.batch, seed=config.seed, start_step=position.step)
-    if config.parallel == "pmap":
-        step = parallel.pmapped(step, mesh)
-    else:
-        step = jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
-        step = memory.measured(step, list(mesh.devices.flat), mends=MENDS, say=print)
-    traced = Profile(config.workdir / "profile", say=print, steps=10 if config.profile else 0)
-    with StopRequest() as stop, memory.mended(MENDS), traced as profile:
-        state = fit(
+    with (
+        locked(config.workdir),
+        Checkpoints(config.workdir / "checkpoints") as checkpoints,
+        MetricsLog(config.workdir) as log,
+    ):
+        open_workdir(config.workdir, dataclasses.asdict(config))
+        state, position, signal = run_training(
             state,
-            position,
-            step=profile.watch(step),
-            batches=((parallel.shard(batch, mesh), [str(i) for i in batch["id"]]) for batch in stream),
-            steps_per_epoch=steps_per_epoch(len(parts["train"]), config.batch),
+            step=step,
+            batches=lambda start: train_batches(
+                crops, patch=patch, batch=config.batch, seed=config.seed, start_step=start
+            ),
+            steps_per_epoch=steps,
+            validate=lambda state: validation_row(score(state, parts["val"])),
             budget=Budget(config.epochs, config.max_minutes, config.patience, config.skip_nonfinite),
-            callbacks=Callbacks(validate, epoch_done, save, print),
-            stop=stop,
-        )
-    if stop.signal is not None:
-        print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
-        return 128 + stop.signal
-    state, card = checkpoints.restore(state, which="best")
-    finish(config, card, score, state, parts, position, checkpoints)
+            checkpoints=checkpoints, log=log, card=card, mesh=mesh, resume=config.resume, say=say,
+            compiled=partial(parallel.pmapped, mesh=mesh) if config.parallel == "pmap" else None,
+            mends=MENDS, profile=config.workdir / "profile" if config.profile else None,
+        )  # fmt: skip
+        if signal is not None:
+            say(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
+            return 128 + signal
+        state, card = checkpoints.restore(state, which="best")
+        finish(config, card, score, state, parts, position, checkpoints)
     return 0
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
 
 
 def choose_mesh(config: Config) -> Mesh:
@@ -322,40 +289,37 @@ def together(config: Config) -> int:
     return config.batch // config.accumulate
 
 
-def say_costs(config: Config) -> int:
+def say_costs(config: Config, mesh: Mesh) -> int:
     """Compile the training step for the mesh and print what it costs; nothing is run or written."""
-    from unet_jax.data.synthetic import SyntheticCells
-
-    source = SyntheticCells  # of which nothing need be drawn
-    if config.data != "synthetic":
-        source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
-    mesh, channels = choose_mesh(config), source.channels
-    check_target(config.target, source.label_kind)
+    channels = 3
+    if config.data != "synthetic":  # of which nothing need be drawn
+        source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=say)
+        check_target(config.target, source.label_kind)
+        channels = source.channels
     model, optimizer, step, _ = compose(config, planned_steps=1000)
-    shape = (config.patch, config.patch, channels)
-    state = jax.eval_shape(lambda: training.init_state(model, optimizer, shape, seed=config.seed))
-    lowered = lower_step(step, state, mesh, batch=config.batch, patch=shape[:-1], channels=channels)
-    axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
-    print(f"{config.topology or parallel.device_name()}, mesh {axes}, {config.batch} images a step, {config.dtype}")
-    print("\n".join(lines(analyse(lowered.compile()))))
+    say(f"{config.topology or parallel.device_name()}, {config.dtype}")
+    patch = (config.patch, config.patch)
+    say(describe(model, optimizer, step, mesh, batch=config.batch, patch=patch, channels=channels))
     return 0
 
 
 def announce(config: Config, parts: dict[str, Source]) -> None:
     """Say what will be trained, on what, and on which device."""
-    print(f"device: {parallel.device_name()}; preset: {config.preset}")
+    say(f"device: {parallel.device_name()}; preset: {config.preset}")
     if warning := startup.unseen_accelerator(jax.default_backend()):
         print(warning, file=sys.stderr)
-    print(describe_split(parts))
-    print(f"workdir: {config.workdir}")
+    say(describe_split(parts))
+    say(f"workdir: {config.workdir}")
+    if parts["train"].label_kind == "classes":
+        say("the masks hold classes: every class but 0 is learnt as cell")
 
 
-def make_card(config: Config, model: nn.Module, source: Source) -> dict[str, Any]:
+def make_card(config: Config, model: nn.Module, source: Normalised) -> dict[str, Any]:
     """What a checkpoint says of itself, for prediction and for the reader."""
     return {
         "model": to_spec(model),
         "channels": source.channels,
-        "normalisation": {"method": "percentile", "low": 1.0, "high": 99.8, "over": "all channels of the image"},
+        "normalisation": normalisation.to_spec(source.how),
         "classes": ["background", "cell"],
         "head": config.target,
         "label_map": {"0": "background", "every other value": "cell"},
@@ -370,21 +334,19 @@ def finish(
     position: Position, checkpoints: Checkpoints,
 ) -> None:  # fmt: skip
     """Choose how objects are separated on the validation split, score the test split once; results and pictures."""
-    test, began = parts["test"], time.perf_counter()
+    test, objects, began = parts["test"], None, time.perf_counter()
     result = score(state, test, keep_predictions=True)
-    objects = None
     if test.label_kind == "instances":
+        say("choosing how to separate objects, on the validation images")
         predictor = Predictor({"params": state.params, **state.model_state}, card, batch=config.batch)
-        print("choosing how to separate objects, on the validation images", flush=True)
         found = tuning.tune(predictor, parts["val"])
         checkpoints.amend(found)
-        labels, counts = tuning.separate_all(Predictor(predictor.variables, card | found, batch=config.batch), test)
+        labels, counts = tuning.separate_all(dataclasses.replace(predictor, card=card | found), test)
         objects = object_scores.summarise(counts)
         result = dataclasses.replace(result, predictions=labels)
-    chosen = card["position"]
     facts = {
-        "best": {"epoch": chosen["epoch"], "val_iou": chosen["best_score"]},
         "objects": objects,
+        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
         "epochs": position.epoch,
         "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
         "device": parallel.device_name(),
@@ -392,19 +354,10 @@ def finish(
         "version": card["version"],
         "commit": card["commit"],
     }
-    scores = write_results(config.workdir, test, result, facts)["test"]
+    results = write_results(config.workdir, test, result, facts)
     folder = draw(config.workdir, test, result, title=f"{config.model} on {Path(config.data).name}")
-    print(
-        f"test ({scores['images']} images, checkpoint of epoch {chosen['epoch']}): "
-        f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "
-        f"Dice {scores['dice_pooled']:.4f} pooled, {scores['dice_mean']:.4f} mean over images"
-    )
-    if objects is not None:
-        print(
-            f"objects: AP {objects['ap_pooled']['0.50']:.3f} at IoU .50 and {objects['ap_pooled']['0.75']:.3f} at .75, "
-            f"pooled; {objects['predicted']:,} found, {objects['objects']:,} true"
-        )
-    print(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
+    say(summary(results))
+    say(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from unet_jax import parallel, training
@@ -70,6 +72,17 @@ def analyse(compiled: Any) -> dict[str, Any]:
         "collectives": dict(collections.Counter(kind for _, kind, _ in found)),
         "collective_bytes": dict(size),
     }
+
+
+def describe(
+    model: nn.Module, optimizer: optax.GradientTransformation, step: Callable[..., Any], mesh: Mesh,
+    *, batch: int, patch: tuple[int, ...], channels: int,
+) -> str:  # fmt: skip
+    """Compile the training step for the mesh and say in lines what it costs; nothing is run."""
+    state = jax.eval_shape(lambda: training.init_state(model, optimizer, (*patch, channels), seed=0))
+    lowered = lower_step(step, state, mesh, batch=batch, patch=patch, channels=channels)
+    axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    return "\n".join([f"mesh {axes}, {batch} images a step", *lines(analyse(lowered.compile()))])
 
 
 def _bytes(shapes: str, *, last: bool) -> int:

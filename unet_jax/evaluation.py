@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Integer
 
-from unet_jax import parallel
+from unet_jax import metrics, parallel
 from unet_jax.data.pipeline import eval_tiles
 from unet_jax.data.source import Source
 from unet_jax.training import State
@@ -56,6 +56,12 @@ def evaluate(
     if counts is None:
         raise ValueError("nothing to evaluate: the split holds no image")
     return Evaluation(loss_sum / max(pixels, 1), counts, predictions)
+
+
+def validation_row(result: Evaluation) -> dict[str, float]:
+    """The scores of an epoch for `loop.fit` and the log: loss, IoU and Dice, pooled."""
+    scores = metrics.summarise(result.counts)
+    return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
 
 
 def _paste(whole: np.ndarray, tile: np.ndarray, owned: np.ndarray, origin: np.ndarray) -> None:

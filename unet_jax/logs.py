@@ -99,11 +99,20 @@ def read_rows(path: str | Path) -> list[dict]:
 
 
 def epoch_line(row: Mapping[str, float]) -> str:
-    """A row of the metrics as the line that a run prints after an epoch."""
-    return (
-        f"epoch {row['epoch']:>3} | train loss {row['train_loss']:.4f} | val loss {row['val_loss']:.4f} | "
-        f"IoU {row['val_iou']:.4f} | Dice {row['val_dice']:.4f} | {row['images_per_second']:.1f} images/s | "
-        f"data {row['wait_share']:.0%} | {duration(row['seconds'])}"
+    """A row of the metrics log for people: the losses, every other validation score by its name, the speed."""
+    names = {"val_iou": "IoU", "val_dice": "Dice"}
+    scores = {names.get(k, k.removeprefix("val_").replace("_", " ")): v for k, v in row.items() if k.startswith("val_")}
+    del scores["loss"]
+    return " | ".join(
+        [
+            f"epoch {row['epoch']:>3}",
+            f"train loss {row['train_loss']:.4f}",
+            f"val loss {row['val_loss']:.4f}",
+            *(f"{name} {score:.4f}" for name, score in scores.items()),
+            f"{row['images_per_second']:.1f} images/s",
+            f"data {row['wait_share']:.0%}",
+            duration(row["seconds"]),
+        ]
     )
 
 

@@ -43,6 +43,23 @@ def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapp
     return results
 
 
+def summary(results: Mapping[str, Any]) -> str:
+    """What `write_results` returned, in two lines for people: pixels, and objects where they were scored."""
+    scores, objects = results["test"], results.get("objects")
+    lines = [
+        f"test ({scores['images']} images, checkpoint of epoch {results['best']['epoch']}): "
+        f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "
+        f"Dice {scores['dice_pooled']:.4f} pooled, {scores['dice_mean']:.4f} mean over images"
+    ]
+    if objects:
+        ap = objects["ap_pooled"]
+        lines.append(
+            f"objects: AP {ap['0.50']:.3f} at IoU .50 and {ap['0.75']:.3f} at .75, pooled; "
+            f"{objects['predicted']:,} found, {objects['objects']:,} true"
+        )
+    return "\n".join(lines)
+
+
 def draw(workdir: Path, source: Source, result: Evaluation, *, title: str) -> Path:
     """Draw report/curves.png from metrics.jsonl, and report/examples.png of the best, median and worst images."""
     folder = workdir / "report"

@@ -2,22 +2,26 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from unet_jax import parallel
+from unet_jax import memory, parallel
 from unet_jax.checkpoint import Checkpoints
-from unet_jax.logs import MetricsLog
-from unet_jax.loop import Budget, Callbacks, Position, StopRequest, duration, fit
+from unet_jax.logs import MetricsLog, epoch_line
+from unet_jax.loop import Budget, Callbacks, Position, StopRequest, fit
+from unet_jax.profiling import Profile
 from unet_jax.training import State
+
+Step = Callable[[State, Any], tuple[State, dict[str, Any]]]
 
 
 def run_training(
     state: State,
     *,
-    step: Callable[[State, Any], tuple[State, dict[str, Any]]],
+    step: Step,
     batches: Callable[[int], Iterator[Mapping[str, Any]]],
     steps_per_epoch: int,
     validate: Callable[[State], dict[str, float]],
@@ -28,6 +32,9 @@ def run_training(
     mesh: Mesh,
     resume: bool,
     say: Callable[[str], None],
+    compiled: Callable[[Step], Step] | None = None,
+    mends: str = "a smaller --batch, or fewer --widths",
+    profile: Path | None = None,
 ) -> tuple[State, Position, int | None]:
     """Train from `state`, or from the last checkpoint to resume, saving after every epoch.
 
@@ -44,6 +51,9 @@ def run_training(
         mesh: the batch is split over its devices.
         resume: go on where the last checkpoint stands.
         say: takes each line for the user.
+        compiled: makes the step a program; jit over the mesh, which says what memory it needs, when None.
+        mends: what helps when the memory runs out.
+        profile: folder for a trace of ten steps.
 
     Returns:
         The last state, where the run stands, and the signal that stopped it, or None at its end.
@@ -64,11 +74,17 @@ def run_training(
     def save(state: State, position: Position, score: float | None) -> None:
         checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
 
-    with StopRequest() as stop:
+    if compiled is None:
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+        step = memory.measured(jitted, list(mesh.devices.flat), mends=mends, say=say)
+    else:
+        step = compiled(step)
+    traced = Profile(profile or checkpoints.folder, say=say, steps=10 if profile else 0)
+    with StopRequest() as stop, memory.mended(mends), traced:
         state = fit(
             state,
             position,
-            step=jax.jit(step, donate_argnums=0, out_shardings=everywhere),
+            step=traced.watch(step),
             batches=((parallel.shard(b, mesh), [str(i) for i in b["id"]]) for b in batches(position.step)),
             steps_per_epoch=steps_per_epoch,
             budget=budget,
@@ -76,21 +92,3 @@ def run_training(
             stop=stop,
         )
     return state, position, stop.signal
-
-
-def epoch_line(row: Mapping[str, Any]) -> str:
-    """A row of the metrics log for people: the losses, every other validation score by its name, the speed."""
-    names = {"val_iou": "IoU", "val_dice": "Dice"}
-    scores = {names.get(k, k.removeprefix("val_").replace("_", " ")): v for k, v in row.items() if k.startswith("val_")}
-    del scores["loss"]
-    return " | ".join(
-        [
-            f"epoch {row['epoch']:>3}",
-            f"train loss {row['train_loss']:.4f}",
-            f"val loss {row['val_loss']:.4f}",
-            *(f"{name} {score:.4f}" for name, score in scores.items()),
-            f"{row['images_per_second']:.1f} images/s",
-            f"data {row['wait_share']:.0%}",
-            duration(row["seconds"]),
-        ]
-    )

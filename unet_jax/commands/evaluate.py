@@ -43,11 +43,11 @@ def evaluate(config: Evaluate) -> int:
     """Run `unet-jax evaluate`."""
     from tqdm import tqdm
 
-    from unet_jax.data.opening import open_labelled
+    from unet_jax.data.named import open_named
     from unet_jax.evaluating import Options, evaluate_source, model_or_folder, part_of
 
     check(config)
-    source = open_labelled(config.data, label_kind=config.label_kind, ignore=config.ignore)
+    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
     part = part_of(source, config.split)
     predicted = model_or_folder(
         source, part, model=config.model, predictions=config.predictions, threshold=config.threshold, tta=config.tta

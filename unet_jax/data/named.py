@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from unet_jax import doctor
 from unet_jax.data.folder import FolderSource
 from unet_jax.data.source import Source
+from unet_jax.datasets.stage1 import is_stage1_train
 
 
 def open_named(
@@ -15,20 +17,18 @@ def open_named(
     `label_kind` and `ignore` are those of `FolderSource`; `say` is told what the user should know. Errors:
     FileNotFoundError when `data` is no folder, ValueError for what the doctor or the source finds wrong with it.
     """
-    from unet_jax import doctor
-    from unet_jax.data.synthetic import SyntheticCells
-    from unet_jax.datasets.dsb2018 import build_dsb2018, is_stage1_train
-
     if data == "synthetic":
+        from unet_jax.data.synthetic import SyntheticCells
+
         say(
             "Made-up cells: 670 rendered images with exact labels. For real ones: --data dsb2018 (downloads BBBC038), "
             "or --data FOLDER with your images/ and labels/"
         )
         return SyntheticCells()
-    if data == "dsb2018":
-        return build_dsb2018()
-    if is_stage1_train(Path(data)):
-        return build_dsb2018(source=Path(data))
+    if data == "dsb2018" or is_stage1_train(Path(data)):
+        from unet_jax.datasets.dsb2018 import build_dsb2018
+
+        return build_dsb2018(source=None if data == "dsb2018" else Path(data))
     if not Path(data).is_dir():
         kind = "is a file" if Path(data).exists() else "does not exist"
         raise FileNotFoundError(
