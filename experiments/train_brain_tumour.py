@@ -233,7 +233,7 @@ def main(config: Config) -> int:
 
     open_workdir(config.workdir, dataclasses.asdict(config))
     with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
-        position, signal = run_training(
+        _, position, signal = run_training(
             state,
             step=step,
             batches=lambda start: train_batches(

@@ -46,7 +46,7 @@ def config(tmp_path):
 def test_dry_run_says_what_a_step_costs_and_writes_nothing(config, capsys):
     assert train_cells.main(config) == 0
     said = capsys.readouterr().out
-    assert "mesh data=2, space=2, 4 images a step, float32" in said
+    assert "mesh data=2, space=2, 4 images a step" in said
     for words in ("GiB a device", "TFLOP", "GB a step", "all-reduce of", "collective-permute of"):
         assert words in said
     assert not config.workdir.exists()

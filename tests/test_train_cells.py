@@ -17,6 +17,7 @@ import tyro
 from PIL import Image
 
 from experiments import train_cells
+from unet_jax import session
 from unet_jax.data import FolderSource, split
 from unet_jax.loop import NonFiniteLoss
 
@@ -175,7 +176,7 @@ def test_a_workdir_is_not_trained_over(whole_run, folder):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder, tmp_path, monkeypatch):
-    real = train_cells.fit
+    real = session.fit
 
     def fit(state, position, *, step, **others):
         def breaks_in_epoch_2(state, batch):
@@ -184,7 +185,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(folder, tmp_path, m
 
         return real(state, position, step=breaks_in_epoch_2, **others)
 
-    monkeypatch.setattr(train_cells, "fit", fit)
+    monkeypatch.setattr(session, "fit", fit)
     with pytest.raises(NonFiniteLoss, match=r"inf .*at step 6, in the batch of the images 'c\d+', 'c\d+'"):
         train_cells.main(config(folder, tmp_path / "nan"))
     step, arrays = latest_arrays(tmp_path / "nan")
@@ -260,6 +261,6 @@ def test_memory_that_runs_out_names_the_options(folder, tmp_path, monkeypatch):
     def fit(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
 
-    monkeypatch.setattr(train_cells, "fit", fit)
+    monkeypatch.setattr(session, "fit", fit)
     with pytest.raises(MemoryError, match=r"allocate 9 bytes.*--remat, --accumulate .*--batch"):
         train_cells.main(config(folder, tmp_path / "full"))

@@ -30,9 +30,9 @@ def foreground(label: Int32[Array, "*s"]) -> Int32[Array, "*s"]:
 
 
 def border(label: Label, *, radius: int = 2) -> Int32[Array, "b *s"]:
-    """0 background, 1 inside, 2 where two objects or more lie within `radius` pixels along the axes (a square).
+    """0 background, 1 inside, 2 on an object within `radius` pixels along the axes (a square) of another object.
 
-    The border between touching objects, half on each, and the gap between near ones.
+    The border between touching objects, half on each; a gap between near ones stays background.
     """
     highest, lowest = label, jnp.where(label > 0, label, _HIGHEST)
 
@@ -42,7 +42,7 @@ def border(label: Label, *, radius: int = 2) -> Int32[Array, "b *s"]:
     for axis in range(1, label.ndim):
         both = highest, lowest
         highest, lowest = _along(axis, radius, spread, both, seen=both, beyond=(0, _HIGHEST))
-    return jnp.where((highest > 0) & (highest != lowest), 2, foreground(label))
+    return jnp.where((label > 0) & (highest != lowest), 2, foreground(label))
 
 
 def weight_map(label: Label, *, w0: float = 10.0, sigma: float = 5.0, radius: int = 12) -> Float32[Array, "b *s"]:
