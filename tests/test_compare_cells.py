@@ -1,0 +1,77 @@
+"""The comparison as a user runs it, a few steps a model on tiny images, and what it writes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import compare_cells
+from unet_jax import comparison
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 images of 32×32 with a bright square each."""
+    folder = tmp_path_factory.mktemp("cells")
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    for i in range(24):
+        label = np.zeros((32, 32), np.uint16)
+        label[4:14, 3:12], label[20:30, 18:30] = 1, 2
+        image = (np.where(label > 0, 170, 60) + rng.integers(0, 50, label.shape)).astype(np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"c{i}.png")
+        Image.fromarray(label).save(folder / "labels" / f"c{i}.png")
+    return folder
+
+
+def test_two_models_a_table_and_a_second_start(folder, tmp_path, monkeypatch):
+    config = compare_cells.Config(
+        tmp_path / "out", str(folder), ("classifier", "unet-plain"),
+        epochs=1, widths=(2, 4), patch=32, window=16, batch=8, learning_rate=0.01,
+    )  # fmt: skip
+    assert compare_cells.main(config) == 0
+    classifier, unet = csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines())
+    # 9·(2 + 2²) + 4 = 58 of the first block, 9·(8 + 16) + 8 = 224 of the second, normalisations 2·(2·2 + 2·4) = 24
+    assert int(classifier["parameters"]) == 58 + 224 + 24 + 4 * 2 + 2
+    assert 0 <= float(classifier["accuracy"]) <= 1
+    assert unet["accuracy"] == ""
+    assert all(0 <= float(row["iou_pooled"]) <= 1 and float(row["images_per_second"]) > 0 for row in (classifier, unet))
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| U-Net, no augmentation | 1 |" in table
+    assert "3 steps of training" in table or "2 steps of training" in table
+    assert (tmp_path / "out" / "table.html").read_text().count("data:image/png") == 1
+    with Image.open(tmp_path / "out" / "models.png") as picture:
+        assert picture.size[0] > 400
+    row = json.loads((tmp_path / "out" / "runs" / "classifier-seed0" / "row.json").read_text())
+    assert row["steps"] in (2, 3)
+    monkeypatch.setattr(compare_cells.train_cells, "main", lambda config: pytest.fail("trained again"))
+    assert compare_cells.main(config) == 0
+    with pytest.raises(ValueError, match="patch was 32, now 16"):
+        compare_cells.main(compare_cells.dataclasses.replace(config, patch=16))
+
+
+def test_names_that_are_no_rows(tmp_path):
+    with pytest.raises(ValueError, match="--models vnet: choose among classifier, fcn"):
+        compare_cells.main(compare_cells.Config(tmp_path, models=("vnet",)))
+
+
+def test_mean_and_spread_over_seeds():
+    """IoU 0.8 and 0.9: mean 0.85, and the deviation of a sample of two is their difference over the root of two."""
+    empty = dict.fromkeys(comparison.COLUMNS)
+    rows = [{**empty, "name": "a", "seed": seed, "iou_pooled": iou} for seed, iou in enumerate((0.8, 0.9))]
+    (entry,) = comparison.over_seeds(rows)
+    assert entry["iou_pooled"] == pytest.approx((0.85, 0.1 / 2**0.5))
+    texts = dict(zip(["", "seeds", *comparison.COLUMNS], comparison.cells(entry), strict=True))
+    assert (texts["seeds"], texts["iou_pooled"], texts["accuracy"]) == ("2", "0.850 ± 0.071", "–")
+
+
+def test_learning_curves_are_drawn(tmp_path):
+    rows = [{"epoch": e, "train_loss": 1 / e, "val_loss": 1 / e + 0.1 * e} for e in range(1, 6)]
+    runs = {count: {"with": rows, "without": rows[:3]} for count in (16, 64)}
+    test = {count: {"with": 0.8, "without": 0.7} for count in runs}
+    comparison.draw_learning_curves(runs, tmp_path / "curve.png", test=test)
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert np.ptp(np.asarray(picture)) > 100
