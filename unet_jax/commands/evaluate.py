@@ -47,7 +47,7 @@ def evaluate(config: Evaluate) -> int:
     from unet_jax.evaluating import Options, evaluate_source, model_or_folder, part_of
 
     check(config)
-    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
+    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore)
     part = part_of(source, config.split)
     predicted = model_or_folder(
         source, part, model=config.model, predictions=config.predictions, threshold=config.threshold, tta=config.tta

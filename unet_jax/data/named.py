@@ -10,20 +10,27 @@ from unet_jax.datasets.stage1 import is_stage1_train
 
 
 def open_named(
-    data: str, *, label_kind: str | None = None, ignore: int | None = None, say: Callable[[str], object]
+    data: str,
+    *,
+    label_kind: str | None = None,
+    ignore: int | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Source:
     """Source of "synthetic", "dsb2018", a stage1_train (zip or folder), or a folder of images and masks, all read.
 
-    `label_kind` and `ignore` are those of `FolderSource`; `say` is told what the user should know. Errors:
-    FileNotFoundError when `data` is no folder, ValueError for what the doctor or the source finds wrong with it.
+    `label_kind` and `ignore` are those of `FolderSource`; `say` is told what the user should know before a training,
+    the findings of the data doctor's quick part among it; without it the doctor is not asked.
+
+    Raises FileNotFoundError when `data` is no folder, ValueError for what the doctor or the source finds wrong with it.
     """
     if data == "synthetic":
         from unet_jax.data.synthetic import SyntheticCells
 
-        say(
-            "Made-up cells: 670 rendered images with exact labels. For real ones: --data dsb2018 (downloads BBBC038), "
-            "or --data FOLDER with your images/ and labels/"
-        )
+        if say is not None:
+            say(
+                "Made-up cells: 670 rendered images with exact labels. For real ones: --data dsb2018 (downloads "
+                "BBBC038), or --data FOLDER with your images/ and labels/"
+            )
         return SyntheticCells()
     if data == "dsb2018" or is_stage1_train(Path(data)):
         from unet_jax.datasets.dsb2018 import build_dsb2018
@@ -35,5 +42,6 @@ def open_named(
             f"--data {data}: this {kind}; give a folder that holds images/ and labels/ (or masks/), a BBBC038 "
             "stage1_train.zip, synthetic, or dsb2018"
         )
-    doctor.announce(Path(data), say)
+    if say is not None:
+        doctor.announce(Path(data), say)
     return FolderSource(Path(data), label_kind=label_kind, ignore=ignore).preload()
