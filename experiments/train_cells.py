@@ -341,7 +341,7 @@ def finish(
         predictor = Predictor({"params": state.params, **state.model_state}, card, batch=config.batch)
         found = tuning.tune(predictor, parts["val"])
         checkpoints.amend(found)
-        labels, counts = tuning.separate_all(dataclasses.replace(predictor, card=card | found), test)
+        labels, counts = tuning.separate_all(predictor, test, **found["separation"])
         objects = object_scores.summarise(counts)
         result = dataclasses.replace(result, predictions=labels)
     facts = {

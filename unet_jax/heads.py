@@ -47,8 +47,7 @@ class Head(NamedTuple):
 
     def binary(self, logits: Logits) -> Float[Array, "b *s 2"]:
         """Logits of background and of all other classes together."""
-        others = jax.nn.logsumexp(logits[..., 1 : self.classes], axis=-1)
-        return jnp.stack([logits[..., 0], others], axis=-1)
+        return _binary(logits[..., : self.classes])
 
     def count(self, logits: Logits, target: Any, mask: Array) -> Int32[Array, "b 2 2"]:
         """Confusion counts of background and object, whatever else the head tells apart."""
@@ -60,15 +59,18 @@ class Head(NamedTuple):
         return jnp.argmax(self.binary(logits), axis=-1).astype(jnp.uint8)
 
 
+def _binary(logits: Array) -> Array:
+    return jnp.stack([logits[..., 0], jax.nn.logsumexp(logits[..., 1:], axis=-1)], axis=-1)
+
+
 def _pixels_only(base: Loss, logits: Array, target: Array, mask: Array) -> Array:
     return base(logits, target, mask)
 
 
 def _weighted(base: Loss, logits: Array, target: dict[str, Array], mask: Array) -> Array:
     """Ronneberger 2015: cross-entropy under the weight map; `base` looks after object against background."""
-    binary = jnp.stack([logits[..., 0], jax.nn.logsumexp(logits[..., 1:], axis=-1)], axis=-1)
     border = losses.cross_entropy(logits, target["classes"], mask, weight=target["weight"])
-    return base(binary, targets.foreground(target["classes"]), mask) + border
+    return base(_binary(logits), targets.foreground(target["classes"]), mask) + border
 
 
 def _with_map(base: Loss, logits: Array, target: dict[str, Array], mask: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,16 @@ def tune(predictor: Predictor, source: Source) -> dict[str, Any]:
     return {"separation": chosen, "separation_trials": trials}
 
 
-def separate_all(predictor: Predictor, source: Source) -> tuple[list[np.ndarray], ObjectCounts]:
-    """The label image (*S) of every image of a normalised source, and its counts at all IoUs."""
+def separate_all(predictor: Predictor, source: Source, **options: float) -> tuple[list[np.ndarray], ObjectCounts]:
+    """The label image (*S) of every image of a normalised source, and its counts at all IoUs.
+
+    `options` of the separation take the place of the card's.
+    """
     samples = [source[i] for i in range(len(source))]
     with ThreadPoolExecutor() as pool:
-        labels = list(pool.map(predictor.objects, predictor.run(sample["image"] for sample in samples)))
+        labels = list(
+            pool.map(partial(predictor.objects, **options), predictor.run(sample["image"] for sample in samples))
+        )
     return labels, count_objects(lambda label: label, labels, samples, thresholds=THRESHOLDS)
 
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unet_jax.models import primitives
-from unet_jax.models.blocks import Conv, ConvBlock, Norm, Skip, UpConv, dropout_at
+from unet_jax.models.blocks import Conv, ConvBlock, Norm, UpConv, dropout_at, encode
 from unet_jax.models.unet import check_size
 
 
@@ -60,11 +59,7 @@ class AttentionUNet(nn.Module):
             dropout = 0.0 if name.startswith("up") else dropout_at(level, self.widths, self.dropout)
             return ConvBlock(self.widths[level], self.norm, dropout, dtype=self.dtype, name=name)(x, train=train)
 
-        x, skips = image, []
-        for level in range(deepest):
-            x = block(x, level, f"down{level}")
-            skips.append(Skip(name=f"skip{level}")(x))
-            x = primitives.max_pool(x, (2,) * (image.ndim - 2))
+        x, skips = encode(image, block, deepest)
         x = block(x, deepest, "bottom")
         for level in reversed(range(deepest)):
             width = self.widths[level]

@@ -5,6 +5,7 @@ dtype. How a layer is computed fastest on which platform is the business of `pri
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -170,6 +171,21 @@ class Skip(nn.Module):
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
         """Give `x`."""
         return x
+
+
+def encode(
+    image: Float[Array, "b *s c"], block: Callable[[Array, int, str], Array], depth: int
+) -> tuple[Float[Array, "b *t k"], list[Array]]:
+    """The encoder of a U-Net, called within a module: `block(x, level, name)`, its `Skip`, and pooling, `depth` times.
+
+    Returns what goes to the bottom, and the skips from the finest level down.
+    """
+    x, skips = image, []
+    for level in range(depth):
+        x = block(x, level, f"down{level}")
+        skips.append(Skip(name=f"skip{level}")(x))
+        x = primitives.max_pool(x, (2,) * (image.ndim - 2))
+    return x, skips
 
 
 def dropout_at(level: int, widths: tuple[int, ...], rate: float) -> float:

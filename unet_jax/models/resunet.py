@@ -4,8 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unet_jax.models import primitives
-from unet_jax.models.blocks import Conv, Norm, ResidualBlock, Skip, UpConv, dropout_at
+from unet_jax.models.blocks import Conv, Norm, ResidualBlock, UpConv, dropout_at, encode
 from unet_jax.models.unet import check_size
 
 
@@ -40,11 +39,7 @@ class ResUNet(nn.Module):
             first = name == "down0"
             return ResidualBlock(self.widths[level], self.norm, dropout, self.dtype, first, name=name)(x, train=train)
 
-        x, skips = image, []
-        for level in range(deepest):
-            x = block(x, level, f"down{level}")
-            skips.append(Skip(name=f"skip{level}")(x))
-            x = primitives.max_pool(x, (2,) * (image.ndim - 2))
+        x, skips = encode(image, block, deepest)
         x = block(x, deepest, "bottom")
         for level in reversed(range(deepest)):
             x = UpConv(self.widths[level], dtype=self.dtype, name=f"up{level}_conv")(x)

@@ -6,8 +6,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unet_jax.models import primitives
-from unet_jax.models.blocks import Conv, ConvBlock, Norm, ResidualBlock, Skip, UpConv, dropout_at
+from unet_jax.models.blocks import Conv, ConvBlock, Norm, ResidualBlock, Skip, UpConv, dropout_at, encode
 from unet_jax.models.classifier import cut
 from unet_jax.models.unet import check_size
 
@@ -92,11 +91,7 @@ class TransUNet(nn.Module):
             dropout = 0.0 if name.startswith("up") else dropout_at(level, self.widths, self.dropout)
             return ConvBlock(self.widths[level], self.norm, dropout, dtype=self.dtype, name=name)(x, train=train)
 
-        x, skips = image, []
-        for level in range(deepest):
-            x = block(x, level, f"down{level}")
-            skips.append(Skip(name=f"skip{level}")(x))
-            x = primitives.max_pool(x, (2,) * (image.ndim - 2))
+        x, skips = encode(image, block, deepest)
         size = x.shape[1:-1]
         x = _tokens(x.reshape(x.shape[0], -1, x.shape[-1]), size, self.widths[-1], self.dtype)
         for i in range(self.layers):
