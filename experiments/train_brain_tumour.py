@@ -19,7 +19,6 @@ if __name__ == "__main__":
 import dataclasses
 import math
 import resource
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,7 @@ import numpy as np
 import optax
 
 from unet_jax import augment, losses, metrics, parallel, regions, report, surface, training
-from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.checkpoint import provenance
 from unet_jax.data import normalisation
 from unet_jax.data.phantom import write_phantoms
 from unet_jax.data.pipeline import steps_per_epoch, train_batches
@@ -37,14 +36,16 @@ from unet_jax.data.source import Source, Subset, split
 from unet_jax.data.volume_folders import find_cases
 from unet_jax.data.volume_source import VolumeSource
 from unet_jax.evaluation import evaluate
-from unet_jax.logs import MetricsLog, plain, read_rows, write_json
+from unet_jax.logs import plain, read_rows, write_json
 from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
 from unet_jax.models.unet import check_size
-from unet_jax.session import run_training
+from unet_jax.scorecard import facts_of
+from unet_jax.session import opened, run_training
+from unet_jax.startup import say, say_device
 from unet_jax.volume_evaluation import evaluate_cases
 from unet_jax.volume_prediction import VolumePredictor
-from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+from unet_jax.workdir import check_workdir, new_workdir, remembered, with_preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +117,10 @@ def resolve(config: Config, backend: str) -> Config:
     """The config with the preset chosen for `backend`; ValueError for impossible values."""
     config = remembered(config, budget=BUDGET)
     preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "full")
-    chosen = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None and k != "patch"}
-    if config.epochs is not None and config.max_minutes is None:
-        chosen["max_minutes"] = None  # who asks for epochs wants them all
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")
-    config = dataclasses.replace(
-        config, preset=preset, workdir=config.workdir or new_workdir("brain"), dtype=dtype, **chosen
-    )
+    workdir = config.workdir or new_workdir("brain")
+    chosen = {name: value for name, value in PRESETS[preset].items() if name != "patch"}  # which the volumes may limit
+    config = dataclasses.replace(with_preset(config, chosen), preset=preset, workdir=workdir, dtype=dtype)
     startup.check_least(config, epochs=1, batch=1, crops=1, seed=0, learning_rate=1e-9, max_minutes=0.01, tolerance=0)
     if not (0 <= config.dropout < 1 and 0 <= config.centred <= 1 and 0 <= config.overlap < 1):
         raise ValueError("--dropout, --centred and --overlap are shares: give numbers from 0 to below 1")
@@ -231,9 +229,9 @@ def main(config: Config) -> int:
         by_region = {f"val_{name}": float(d) for name, d in zip(source.layout.regions, dice, strict=True)}
         return {"val_loss": result.loss, "val_iou": float(iou.mean()), "val_dice": float(dice.mean()), **by_region}
 
-    open_workdir(config.workdir, dataclasses.asdict(config))
-    with Checkpoints(config.workdir / "checkpoints") as checkpoints, MetricsLog(config.workdir) as log:
+    with opened(config) as run:
         _, position, signal = run_training(
+            run,
             state,
             step=step,
             batches=lambda start: train_batches(
@@ -242,11 +240,9 @@ def main(config: Config) -> int:
             steps_per_epoch=a_pass,
             validate=validate,
             budget=Budget(config.epochs, config.max_minutes),
-            checkpoints=checkpoints, log=log, card=make_card(config, model, source, patch), mesh=mesh,
-            resume=config.resume, say=partial(print, flush=True),
+            card=make_card(config, model, source, patch), mesh=mesh, resume=config.resume, say=say,
         )  # fmt: skip
     if signal is not None:
-        print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
         return 128 + signal
     finish(config, source, parts, position)
     return 0
@@ -254,9 +250,7 @@ def main(config: Config) -> int:
 
 def announce(config: Config, parts: dict[str, Subset], patch: tuple[int, ...]) -> None:
     """Say what will be trained, on what, and on which device."""
-    print(f"device: {parallel.device_name()}; preset: {config.preset}; workdir: {config.workdir}")
-    if warning := startup.unseen_accelerator(jax.default_backend()):
-        print(warning, file=sys.stderr)
+    say_device(parallel.device_name(), jax.default_backend(), preset=config.preset, workdir=config.workdir)
     for name, part in parts.items():
         print(f"{name:>5}: {len(part)} cases ({', '.join(part.ids[:8])}{' …' if len(part) > 8 else ''})")
     print(f"crops of {'×'.join(map(str, patch))} voxels, {config.centred:.0%} of them around the tumour")
@@ -291,15 +285,9 @@ def finish(config: Config, source: VolumeSource, parts: dict[str, Subset], posit
     facts = {
         **scores.parts,
         "rules": {"empty": surface.EMPTY_RULE, "surface_dice_mm": config.tolerance},
-        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
-        "epochs": position.epoch,
         # the first case holds the compilation
-        "seconds": {"training": position.seconds, "first_case": scores.seconds[0], "a_case": min(scores.seconds)},
+        **facts_of(card, position, data=config.data, first_case=scores.seconds[0], a_case=min(scores.seconds)),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "device": parallel.device_name(),
-        "data": config.data,
-        "version": card["version"],
-        "commit": card["commit"],
     }
     write_json(config.workdir / "results.json", facts)
     title = f"3-D U-Net on {Path(config.data).name}"

@@ -14,7 +14,6 @@ if __name__ == "__main__":
     startup.prepare()
 
 import dataclasses
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -34,17 +33,17 @@ from unet_jax.data.source import Source, describe_split, fewer, split
 from unet_jax.dry_run import describe, tpu_devices
 from unet_jax.evaluation import evaluate, validation_row
 from unet_jax.heads import HEADS
-from unet_jax.lock import locked
-from unet_jax.logs import MetricsLog, plain
+from unet_jax.logs import plain
 from unet_jax.loop import Budget, Position
 from unet_jax.model_folder import read_model
 from unet_jax.models import to_spec
 from unet_jax.models.unet import check_size
 from unet_jax.prediction import Predictor
-from unet_jax.scorecard import draw, summary, write_results
-from unet_jax.session import run_training
+from unet_jax.scorecard import draw, facts_of, summary, write_results
+from unet_jax.session import opened, run_training
+from unet_jax.startup import say, say_device
 from unet_jax.transfer import start_from
-from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+from unet_jax.workdir import check_workdir, new_workdir, remembered, with_preset
 
 LOSSES = {
     "dice": losses.dice,
@@ -102,6 +101,8 @@ class Config:
     """Up-convolution as in the 2015 paper, or repeat and convolve, which leaves no checkerboard."""
     augment: bool = True
     """Flips, turns, rotation, scale, elastic deformation, brightness, contrast, gamma, noise and blur."""
+    refine: float | None = None
+    """Share of the training, at its end, whose images are only flipped and turned, so that outlines become exact."""
     learning_rate: float | None = None
     """Adam's step size at its highest."""
     schedule: Literal["cosine", "constant"] | None = None
@@ -132,11 +133,11 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "epochs": 60, "max_minutes": 9.0, "widths": (16, 32, 64, 128, 256), "loss": "dice+bce", "norm": "group",
-        "learning_rate": 2e-3, "schedule": "cosine",
+        "learning_rate": 2e-3, "schedule": "cosine", "refine": 0.25,
     },
     "paper": {
         "epochs": 100, "max_minutes": None, "widths": (64, 128, 256, 512, 1024), "loss": "dice", "norm": "group",
-        "learning_rate": 1e-4, "schedule": "constant",
+        "learning_rate": 1e-4, "schedule": "constant", "refine": 0.0,
     },
 }  # fmt: skip
 BUDGET = ("epochs", "max_minutes")
@@ -152,18 +153,14 @@ def resolve(config: Config, backend: str) -> Config:
     """The config with the preset chosen for `backend` and every field filled in; ValueError for impossible values."""
     config = remembered(config, budget=BUDGET)
     preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "paper")
-    chosen = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None}
-    if config.epochs is not None and config.max_minutes is None:
-        chosen["max_minutes"] = None  # who asks for epochs wants them all
-    if config.max_minutes is not None and config.epochs is None:
-        chosen["epochs"] = 1000
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")
-    config = dataclasses.replace(config, preset=preset, workdir=workdir, dtype=dtype, **chosen)
+    config = dataclasses.replace(with_preset(config, PRESETS[preset]), preset=preset, workdir=workdir, dtype=dtype)
     startup.check_least(config, epochs=1, batch=1, accumulate=1, patch=1, patience=1, seed=0, skip_nonfinite=0)
     startup.check_least(config, learning_rate=1e-9, max_minutes=0.01)
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"--dropout {config.dropout}: give a share of the features from 0 to below 1, such as 0.3")
+    for name in ("dropout", "refine"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"--{name} {getattr(config, name)}: give a share from 0 to below 1, such as 0.3")
     if config.batch % config.accumulate:
         raise ValueError(f"--accumulate {config.accumulate} does not divide --batch {config.batch} into equal parts")
     check_size((config.patch, config.patch), config.widths, "SAME")
@@ -208,8 +205,8 @@ def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.Gradie
             raise ValueError("--model Classifier says cell or no cell and nothing else: add --target foreground")
         target = lambda label: targets.any_in_window(head.target(label), window=config.window)  # noqa: E731
     step = training.make_train_step(
-        model, optimizer, loss, target=target, augment=changes, accumulate=config.accumulate,
-        axis_name="data" if config.parallel == "pmap" else None,
+        model, optimizer, loss, target=target, augment=changes, refine=(augment.light, config.refine),
+        accumulate=config.accumulate, axis_name="data" if config.parallel == "pmap" else None,
     )  # fmt: skip
     if config.skip_nonfinite:
         step = training.skipping_nonfinite(step)
@@ -243,13 +240,9 @@ def main(config: Config) -> int:
     score = partial(
         evaluate, jax.jit(eval_step), patch=patch, batch=together(config), margin=config.patch // 8, mesh=mesh
     )
-    with (
-        locked(config.workdir),
-        Checkpoints(config.workdir / "checkpoints") as checkpoints,
-        MetricsLog(config.workdir) as log,
-    ):
-        open_workdir(config.workdir, dataclasses.asdict(config))
+    with opened(config) as run:
         state, position, signal = run_training(
+            run,
             state,
             step=step,
             batches=lambda start: train_batches(
@@ -258,21 +251,15 @@ def main(config: Config) -> int:
             steps_per_epoch=steps,
             validate=lambda state: validation_row(score(state, parts["val"])),
             budget=Budget(config.epochs, config.max_minutes, config.patience, config.skip_nonfinite),
-            checkpoints=checkpoints, log=log, card=card, mesh=mesh, resume=config.resume, say=say,
+            card=card, mesh=mesh, resume=config.resume, say=say,
             compiled=partial(parallel.pmapped, mesh=mesh) if config.parallel == "pmap" else None,
             mends=MENDS, profile=config.workdir / "profile" if config.profile else None,
         )  # fmt: skip
         if signal is not None:
-            say(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
             return 128 + signal
-        state, card = checkpoints.restore(state, which="best")
-        finish(config, card, score, state, parts, position, checkpoints)
+        state, card = run.checkpoints.restore(state, which="best")
+        finish(config, card, score, state, parts, position, run.checkpoints)
     return 0
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
 
 
 def choose_mesh(config: Config) -> Mesh:
@@ -305,9 +292,7 @@ def say_costs(config: Config, mesh: Mesh) -> int:
 
 def announce(config: Config, parts: dict[str, Source]) -> None:
     """Say what will be trained, on what, and on which device."""
-    say(f"device: {parallel.device_name()}; preset: {config.preset}")
-    if warning := startup.unseen_accelerator(jax.default_backend()):
-        print(warning, file=sys.stderr)
+    say_device(parallel.device_name(), jax.default_backend(), preset=config.preset)
     say(describe_split(parts))
     say(f"workdir: {config.workdir}")
     if parts["train"].label_kind == "classes":
@@ -346,13 +331,7 @@ def finish(
         result = dataclasses.replace(result, predictions=labels)
     facts = {
         "objects": objects,
-        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
-        "epochs": position.epoch,
-        "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
-        "device": parallel.device_name(),
-        "data": config.data,
-        "version": card["version"],
-        "commit": card["commit"],
+        **facts_of(card, position, data=config.data, test=time.perf_counter() - began),
     }
     results = write_results(config.workdir, test, result, facts)
     folder = draw(config.workdir, test, result, title=f"{config.model} on {Path(config.data).name}")

@@ -28,7 +28,7 @@ import jax
 import optax
 
 from unet_jax import augment, class_scores, losses, metrics, parallel, scorecard, training
-from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, split, steps_per_epoch, train_batches
 from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
 from unet_jax.data.pairs import find_pairs
@@ -38,13 +38,13 @@ from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
 from unet_jax.data.windows import Windows, scheduled_visits
 from unet_jax.evaluation import evaluate
-from unet_jax.lock import locked
-from unet_jax.logs import MetricsLog, plain, write_json
+from unet_jax.logs import plain, write_json
 from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
 from unet_jax.planning import Plan, describe, make_plan
-from unet_jax.session import run_training
-from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+from unet_jax.session import opened, run_training
+from unet_jax.startup import say, say_device
+from unet_jax.workdir import check_workdir, new_workdir, remembered
 
 SCENE = 4  # an image of this many patches a side or more is cut into windows
 
@@ -210,9 +210,7 @@ def main(config: Config) -> int:
     """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
     config = resolve(config, jax.default_backend())
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
-    print(f"device: {parallel.device_name()}; workdir: {config.workdir}")
-    if warning := startup.unseen_accelerator(jax.default_backend()):
-        print(warning, file=sys.stderr)
+    say_device(parallel.device_name(), jax.default_backend(), workdir=config.workdir)
     plan, legend, parts, how = prepare(config)
     patch, mesh = (plan.patch, plan.patch), parallel.data_mesh(plan.batch)
     a_pass = steps_per_epoch(len(parts["train"]), plan.batch)
@@ -226,14 +224,10 @@ def main(config: Config) -> int:
         scores = class_scores.summarise(result.counts, legend.names)
         return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
 
-    with (
-        locked(config.workdir),
-        Checkpoints(config.workdir / "checkpoints") as checkpoints,
-        MetricsLog(config.workdir) as log,
-    ):
-        open_workdir(config.workdir, dataclasses.asdict(config))
+    with opened(config) as run:
         write_json(config.workdir / "plan.json", plan)
         state, position, signal = run_training(
+            run,
             state,
             step=step,
             batches=lambda start: train_batches(
@@ -242,20 +236,14 @@ def main(config: Config) -> int:
             steps_per_epoch=a_pass,
             validate=validate,
             budget=Budget(plan.epochs, config.max_minutes, config.patience),
-            checkpoints=checkpoints, log=log, mesh=mesh, resume=config.resume, say=say,
+            mesh=mesh, resume=config.resume, say=say,
             card=make_card(config, plan, legend, model, parts["val"].channels, how),
         )  # fmt: skip
         if signal is not None:
-            print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
             return 128 + signal
-        state, card = checkpoints.restore(state, which="best")
+        state, card = run.checkpoints.restore(state, which="best")
     finish(config, card, score, state, legend, parts["test"], position)
     return 0
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
 
 
 def make_card(
@@ -288,13 +276,7 @@ def finish(
         "test": scores,
         "classes": rows,
         "rules": {**scorecard.RULES, "classes": class_scores.RULE},
-        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
-        "epochs": position.epoch,
-        "seconds": {"training": position.seconds, "test": time.perf_counter() - began},
-        "device": parallel.device_name(),
-        "data": config.data,
-        "version": card["version"],
-        "commit": card["commit"],
+        **scorecard.facts_of(card, position, data=config.data, test=time.perf_counter() - began),
     }
     scorecard.write_results(config.workdir, test, result, facts)
     folder = scorecard.draw(config.workdir, test, result, title=f"U-Net on {Path(config.data).name}")

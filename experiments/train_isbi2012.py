@@ -19,7 +19,6 @@ if __name__ == "__main__":
     startup.prepare()
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,18 +30,19 @@ import numpy as np
 import optax
 
 from unet_jax import augment, losses, metrics, parallel, report, targets, training
-from unet_jax.checkpoint import Checkpoints, provenance
+from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
 from unet_jax.data.tiles import cut
-from unet_jax.lock import locked
-from unet_jax.logs import MetricsLog, plain, read_rows, write_json
+from unet_jax.logs import plain, read_rows, write_json
 from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
 from unet_jax.models.unet import margin, output_size
 from unet_jax.partition_scores import regions, score_stack
 from unet_jax.prediction import Predictor, activate, predict_probabilities
-from unet_jax.session import run_training
-from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+from unet_jax.scorecard import facts_of
+from unet_jax.session import opened, run_training
+from unet_jax.startup import say, say_device
+from unet_jax.workdir import check_workdir, new_workdir, remembered, with_preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +114,8 @@ def resolve(config: Config, backend: str) -> Config:
     if config.data is None:
         raise ValueError("--data is missing: name the folder that holds images/ and labels/ of the ISBI 2012 stack")
     preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "paper")
-    chosen = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None}
-    if config.epochs is not None and config.max_minutes is None:
-        chosen["max_minutes"] = None  # who asks for epochs wants them all
     workdir = config.workdir or new_workdir("isbi2012")
-    config = dataclasses.replace(config, preset=preset, workdir=workdir, **chosen)
+    config = dataclasses.replace(with_preset(config, PRESETS[preset]), preset=preset, workdir=workdir)
     startup.check_least(config, epochs=1, batch=1, crops=1, seed=0, held_back=1, learning_rate=1e-9, max_minutes=0.01)
     output_size((config.tile, config.tile), config.widths, "VALID")
     return config
@@ -233,9 +230,7 @@ def main(config: Config) -> int:
     model, optimizer, step = compose(config, framed.class_weights, config.epochs * a_pass)
     state = training.init_state(model, optimizer, (config.tile, config.tile, framed.channels), seed=config.seed)
     mesh = parallel.data_mesh(config.batch)
-    print(f"device: {parallel.device_name()}; preset: {config.preset}; workdir: {config.workdir}")
-    if warning := startup.unseen_accelerator(jax.default_backend()):
-        print(warning, file=sys.stderr)
+    say_device(parallel.device_name(), jax.default_backend(), preset=config.preset, workdir=config.workdir)
     print(", ".join(f"{name}: {len(part)} slices" for name, part in parts.items()))
     card = {
         "model": to_spec(model),
@@ -247,13 +242,9 @@ def main(config: Config) -> int:
         "config": plain(config),
         **provenance(),
     }
-    with (
-        locked(config.workdir),
-        Checkpoints(config.workdir / "checkpoints") as checkpoints,
-        MetricsLog(config.workdir) as log,
-    ):
-        open_workdir(config.workdir, dataclasses.asdict(config))
+    with opened(config) as run:
         _, position, signal = run_training(
+            run,
             state,
             step=step,
             batches=lambda start: train_batches(
@@ -262,18 +253,12 @@ def main(config: Config) -> int:
             steps_per_epoch=a_pass,
             validate=validator(config, model, parts["val"], mesh),
             budget=Budget(config.epochs, config.max_minutes),
-            checkpoints=checkpoints, log=log, card=card, mesh=mesh, resume=config.resume, say=say,
+            card=card, mesh=mesh, resume=config.resume, say=say,
         )  # fmt: skip
     if signal is not None:
-        print(f"stopped at step {position.step}; to go on: --workdir {config.workdir} --resume")
         return 128 + signal
     finish(config, parts, position)
     return 0
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
 
 
 def finish(config: Config, parts: dict[str, Subset], position: Position) -> None:
@@ -297,12 +282,7 @@ def finish(config: Config, parts: dict[str, Subset], position: Position) -> None
             "threshold": "chosen by V_rand on the slices held back from training",
             "challenge_rule": "the best over the thresholds, chosen on the scored slices, as the challenge did",
         },
-        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
-        "epochs": position.epoch,
-        "seconds": {"training": position.seconds},
-        "device": parallel.device_name(),
-        "version": card["version"],
-        "commit": card["commit"],
+        **facts_of(card, position, data=str(config.data)),
     }
     write_json(config.workdir / "results.json", results)
     draw(config.workdir, parts["test"], [p >= chosen for p in inside["test"]])

@@ -12,6 +12,7 @@ from tests.volumes import SHAPE, decathlon, save
 from unet_jax.commands.predict_volumes import PredictVolumes, predict_volumes
 from unet_jax.data.nifti import read_nifti
 from unet_jax.data.phantom import phantom
+from unet_jax.lock import locked
 from unet_jax.volume_prediction import VolumePredictor
 
 
@@ -47,6 +48,12 @@ def test_everything_a_run_leaves(run):
     for name in ("curves", "phantom_000", "phantom_001"):
         with Image.open(run / "report" / f"{name}.png") as image:
             assert min(image.size) > 300
+
+
+def test_a_folder_in_use_is_refused(folder, tmp_path):
+    workdir = tmp_path / "busy"
+    with locked(workdir), pytest.raises(FileExistsError, match="name another --workdir"):
+        experiment.main(config(folder, workdir))
 
 
 def experiment_regions(run):

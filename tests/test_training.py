@@ -101,6 +101,27 @@ def test_image_without_a_valid_pixel_counts_for_nothing():
     np.testing.assert_allclose(with_empty["loss"], jnp.mean(loss_of(slice(0, 3))), rtol=1e-5)
 
 
+def test_refinement_takes_over_at_its_share_of_the_plan():
+    """Of ten planned steps the last three; the first changes take the objects away, the second nothing."""
+    optimizer = optax.chain(optax.scale_by_adam(), training.scheduled(0.02, 10))
+
+    def emptied(key, image, label, mask):
+        return image, jnp.zeros_like(label), mask
+
+    def same(key, *batch):
+        return batch
+
+    def losses_of(**options):
+        step = training.make_train_step(MODEL, optimizer, losses.dice, target=targets.foreground, **options)
+        fresh, jitted = training.init_state(MODEL, optimizer, SHAPE, seed=3), jax.jit(step)
+        return [float(jitted(fresh.replace(step=jnp.asarray(at)), make_batch())[1]["loss"]) for at in (0, 6, 7, 9)]
+
+    first, second = losses_of(augment=emptied), losses_of(augment=same)
+    assert min(abs(a - b) for a, b in zip(first, second, strict=True)) > 0.1
+    assert losses_of(augment=emptied, refine=(same, 0.3)) == pytest.approx([*first[:2], *second[2:]], rel=1e-5)
+    assert losses_of(augment=emptied, refine=(same, 0.0)) == pytest.approx(first, rel=1e-5)
+
+
 def test_a_skipped_step_moves_nothing_but_the_step():
     """The network itself blows up: its last bias is infinite for one batch."""
     mesh, step, state = compiled()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered
+from unet_jax.workdir import check_workdir, new_workdir, open_workdir, remembered, with_preset
 
 CONFIG = {"widths": (4, 8), "data": Path("cells"), "epochs": 5}
 
@@ -16,7 +16,7 @@ class Options:
     data: str = "synthetic"
     widths: tuple[int, ...] | None = None
     epochs: int | None = None
-    minutes: float | None = None
+    max_minutes: float | None = None
 
 
 def test_new_run(tmp_path):
@@ -50,11 +50,20 @@ def test_resume_needs_a_run_and_the_same_config(tmp_path):
 def test_options_not_given_are_those_of_the_run(tmp_path):
     open_workdir(tmp_path, dataclasses.asdict(Options(tmp_path, False, "cells", (4, 8), 200, None)))
     plain = Options(tmp_path, resume=True)
-    assert remembered(plain, budget=("epochs", "minutes")) == Options(tmp_path, True, "cells", (4, 8), 200)
-    longer = remembered(dataclasses.replace(plain, minutes=5.0), budget=("epochs", "minutes"))
+    assert remembered(plain, budget=("epochs", "max_minutes")) == Options(tmp_path, True, "cells", (4, 8), 200)
+    longer = remembered(dataclasses.replace(plain, max_minutes=5.0), budget=("epochs", "max_minutes"))
     assert longer == Options(tmp_path, True, "cells", (4, 8), None, 5.0)
     new = Options(tmp_path)
     assert remembered(new, budget=()) == new
+
+
+def test_a_preset_fills_what_is_not_given():
+    preset = {"epochs": 60, "max_minutes": 9.0, "widths": (16, 32)}
+    assert with_preset(Options(), preset) == Options(widths=(16, 32), epochs=60, max_minutes=9.0)
+    assert with_preset(Options(widths=(4,), epochs=3), preset) == Options(widths=(4,), epochs=3)
+    assert with_preset(Options(max_minutes=45.0), preset) == Options(widths=(16, 32), epochs=1000, max_minutes=45.0)
+    both = Options(epochs=3, max_minutes=5.0)
+    assert with_preset(both, preset) == dataclasses.replace(both, widths=(16, 32))
 
 
 def test_names_tell_the_experiment_and_the_time():

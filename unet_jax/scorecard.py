@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from unet_jax import metrics, report
+from unet_jax import metrics, parallel, report
 from unet_jax.data.source import Source
 from unet_jax.evaluation import Evaluation
 from unet_jax.logs import read_rows, replacing, write_json
+from unet_jax.loop import Position
 
 RULES = {
     "empty": metrics.EMPTY_RULE,
@@ -18,6 +19,19 @@ RULES = {
     "mean": "one ratio an image, then the mean over the images",
     "split": "70/15/15 by a hash of the image's name; validation chose the checkpoint, test was scored once",
 }
+
+
+def facts_of(card: Mapping[str, Any], position: Position, *, data: str, **seconds: float) -> dict[str, Any]:
+    """What the results of every experiment hold of its run: the best epoch, time, device, data, version, commit."""
+    return {
+        "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
+        "epochs": position.epoch,
+        "seconds": {"training": position.seconds, **seconds},
+        "device": parallel.device_name(),
+        "data": data,
+        "version": card["version"],
+        "commit": card["commit"],
+    }
 
 
 def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,23 +2,44 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from unet_jax import memory, parallel
 from unet_jax.checkpoint import Checkpoints
+from unet_jax.lock import locked
 from unet_jax.logs import MetricsLog, epoch_line
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, fit
 from unet_jax.profiling import Profile
 from unet_jax.training import State
+from unet_jax.workdir import open_workdir
 
 Step = Callable[[State, Any], tuple[State, dict[str, Any]]]
 
 
+class Run(NamedTuple):
+    """The open folder of a run."""
+
+    workdir: Path
+    checkpoints: Checkpoints
+    log: MetricsLog
+
+
+@contextmanager
+def opened(config: Any) -> Iterator[Run]:
+    """The folder `config.workdir`, made, locked against other runs, with the config dataclass written into it."""
+    folder = config.workdir
+    with locked(folder), Checkpoints(folder / "checkpoints") as checkpoints, MetricsLog(folder) as log:
+        open_workdir(folder, dataclasses.asdict(config))
+        yield Run(folder, checkpoints, log)
+
+
 def run_training(
+    run: Run,
     state: State,
     *,
     step: Step,
@@ -26,8 +47,6 @@ def run_training(
     steps_per_epoch: int,
     validate: Callable[[State], dict[str, float]],
     budget: Budget,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
     card: Mapping[str, Any],
     mesh: Mesh,
     resume: bool,
@@ -39,14 +58,13 @@ def run_training(
     """Train from `state`, or from the last checkpoint to resume, saving after every epoch.
 
     Args:
+        run: the open folder, which takes checkpoints and log.
         state: fresh; it also says how a restored one is laid out.
         step: the training step, not compiled yet.
         batches: host batches from a step on, endless.
         steps_per_epoch: training steps between two validations.
         validate: scores of an epoch, "val_loss" and "val_iou" (which decides the best checkpoint) among them.
         budget: when to stop.
-        checkpoints: of the run's folder.
-        log: of the run's folder.
         card: what every checkpoint says of the model; the position is added.
         mesh: the batch is split over its devices.
         resume: go on where the last checkpoint stands.
@@ -60,6 +78,7 @@ def run_training(
     """
     everywhere, position = parallel.replicated(mesh), Position()
     state = jax.device_put(state, everywhere)
+    workdir, checkpoints, log = run
     if resume:
         if checkpoints.latest_step() is not None:
             state, saved = checkpoints.restore(state)
@@ -91,4 +110,6 @@ def run_training(
             callbacks=Callbacks(validate, epoch_done, save, say),
             stop=stop,
         )
+    if stop.signal is not None:
+        say(f"stopped at step {position.step}; to go on: --workdir {workdir} --resume")
     return state, position, stop.signal

@@ -79,6 +79,18 @@ def unseen_accelerator(backend: str) -> str | None:
     return f"WARNING: this machine has {name} that jax does not see; the CPU is many times slower. To mend: {mend}"
 
 
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def say_device(device: str, backend: str, **facts: object) -> None:
+    """Print on which device a run is, with `facts`, and warn loudly of an accelerator that jax does not see."""
+    say("; ".join([f"device: {device}", *(f"{name}: {fact}" for name, fact in facts.items())]))
+    if warning := unseen_accelerator(backend):
+        print(warning, file=sys.stderr)
+
+
 _MENDS = {
     errno.ENOSPC: ": free some space; a training then goes on with --resume",
     errno.EDQUOT: ": free some of your quota; a training then goes on with --resume",

@@ -5,6 +5,7 @@ Nothing here knows a model, a data set or a folder. Batches are dicts of arrays:
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +55,7 @@ def make_train_step(
     *,
     target: Callable[[Array], Any],
     augment: Augment | None = None,
+    refine: tuple[Augment, float] | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
     aux_weight: float = 0.5,
@@ -63,6 +65,9 @@ def make_train_step(
     The images are scaled to [0, 1], augmented, and given to the model; `target` turns the (augmented) label into what
     `loss` compares with. The loss of each image counts once, images without a valid pixel not at all.
     Under `parallel.pmapped`, where every device sees its part of the batch, `axis_name` says over what to add up.
+
+    `refine` = (changes, share) takes the place of `augment` in the last share of the planned steps (`scheduled`), so
+    that a network that strong changes have kept from learning by heart ends on images such as it will be given.
 
     With `accumulate` = n the gradients of n equal parts of the batch, one after the other in the memory of one, are
     summed before the one update: the gradient of the whole batch. What looks at several images sees a part's only:
@@ -96,7 +101,8 @@ def make_train_step(
         augment_key, dropout_key = jax.random.split(key)
         image, label, mask = to_unit(batch["image"]), batch["label"], batch["mask"]
         if augment is not None:
-            image, label, mask = augment(augment_key, image, label, mask)
+            changed = _changing(state, augment, refine)
+            image, label, mask = changed(augment_key, image, label, mask)
         images = jnp.maximum(everywhere(jnp.sum(_counted(mask))), 1)
 
         def add(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
@@ -120,6 +126,15 @@ def make_train_step(
         return State(state.step + 1, params, model_state, opt_state, state.key), metrics
 
     return step
+
+
+def _changing(state: State, augment: Augment, refine: tuple[Augment, float] | None) -> Augment:
+    """The augmentation of this step: the first, or near the planned end the second."""
+    if refine is None or not refine[1]:
+        return augment
+    later, share = refine
+    planned = optax.tree_utils.tree_get(state.opt_state, "planned_steps")
+    return partial(jax.lax.cond, state.step < (1 - share) * planned, augment, later)
 
 
 def likeliest(logits: Array) -> Array:

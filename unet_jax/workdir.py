@@ -33,6 +33,20 @@ def remembered(config: Any, *, budget: Collection[str]) -> Any:
     return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in old.items()})
 
 
+def with_preset(config: Any, preset: Mapping[str, Any]) -> Any:
+    """The config dataclass with every field that is None, and that the preset has, taken from there.
+
+    Who asks for epochs wants them all, and who asks for minutes wants them filled: then the preset's other limit
+    does not hold.
+    """
+    chosen = {name: value for name, value in preset.items() if getattr(config, name) is None}
+    if config.epochs is not None:
+        chosen.pop("max_minutes", None)
+    elif config.max_minutes is not None:
+        chosen["epochs"] = 1000
+    return dataclasses.replace(config, **chosen)
+
+
 def check_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool, may_change: Collection[str]) -> None:
     """Refuse a folder that holds another run, or that is not the one to resume; nothing is written.
 
