@@ -24,7 +24,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from unet_jax import augment, losses, models, object_scores, parallel, targets, training, tuning
+from unet_jax import augment, losses, metrics, models, object_scores, parallel, targets, training, tuning
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data import normalisation
 from unet_jax.data.named import open_named
@@ -38,7 +38,7 @@ from unet_jax.loop import Budget, Position
 from unet_jax.model_folder import read_model
 from unet_jax.models import to_spec
 from unet_jax.models.unet import check_size
-from unet_jax.prediction import Predictor
+from unet_jax.prediction import Predictor, count_foreground
 from unet_jax.scorecard import draw, facts_of, summary, write_results
 from unet_jax.session import opened, run_training
 from unet_jax.startup import say, say_device
@@ -81,8 +81,9 @@ class Config:
     """Images a step, over all devices: the recipe's 8 also suits 2 to 8 devices."""
     patch: int = 256
     """Side of the training crop in pixels: the recipe's size, which 4 levels divide."""
-    target: Literal["foreground", "border", "distance", "flow"] = "foreground"
-    """What tells touching objects apart, see unet_jax/heads.py: all but foreground need masks that number objects."""
+    target: Literal["auto", "foreground", "border", "distance", "flow"] = "auto"
+    """What tells touching objects apart, see unet_jax/heads.py; auto: flow where the masks number the objects, which
+    all but foreground need."""
     model: str = "UNet"
     """Architecture, by its name in `unet-jax models`."""
     window: int = 32
@@ -124,6 +125,8 @@ class Config:
     accumulate: int = 1
     """Parts of a batch, one after the other in the memory of one, before each update: the gradient of the whole batch.
     Batch norm sees a part's images at a time, as with a smaller batch; none and group are not affected."""
+    tta: bool = True
+    """Score the test images once more by the mean of eight views of each (test-time augmentation)."""
     profile: bool = False
     """Trace ten steps after the first five: WORKDIR/profile, for TensorBoard or https://ui.perfetto.dev."""
     seed: int = 0
@@ -144,7 +147,7 @@ BUDGET = ("epochs", "max_minutes")
 # between the starts of one run
 MAY_CHANGE = {
     *BUDGET, "patience", "learning_rate", "workdir", "resume", "skip_nonfinite", "mesh", "dry_run", "topology",
-    "remat", "accumulate", "profile",
+    "remat", "accumulate", "tta", "profile",
 }  # fmt: skip
 MENDS = "--remat, --accumulate 2 (4, 8 ...), or a smaller --batch, --patch or --widths"  # where memory runs out
 
@@ -175,13 +178,17 @@ def resolve(config: Config, backend: str) -> Config:
     return config
 
 
-def check_target(target: str, label_kind: str) -> None:
-    """ValueError for a head that the masks cannot teach."""
-    if target != "foreground" and label_kind != "instances":
+def choose_target(config: Config, label_kind: str) -> Config:
+    """The config with its head chosen; ValueError for one that the masks cannot teach."""
+    if config.target == "auto":
+        able = label_kind == "instances" and config.model != "Classifier"
+        return dataclasses.replace(config, target="flow" if able else "foreground")
+    if config.target != "foreground" and label_kind != "instances":
         raise ValueError(
-            f"--target {target} needs masks in which every object has its own number, these are {label_kind}: choose "
-            "--target foreground, or --label-kind instances if the numbers are objects"
+            f"--target {config.target} needs masks in which every object has its own number, these are {label_kind}: "
+            "choose --target foreground, or --label-kind instances if the numbers are objects"
         )
+    return config
 
 
 def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.GradientTransformation, Any, Any]:
@@ -222,7 +229,7 @@ def main(config: Config) -> int:
         return say_costs(config, mesh)
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
     source = Normalised(open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=say)).preload()
-    check_target(config.target, source.label_kind)
+    config = choose_target(config, source.label_kind)
     parts = split(source)
     if config.train_images is not None:
         parts["train"] = fewer(parts["train"], config.train_images)
@@ -278,11 +285,11 @@ def together(config: Config) -> int:
 
 def say_costs(config: Config, mesh: Mesh) -> int:
     """Compile the training step for the mesh and print what it costs; nothing is run or written."""
-    channels = 3
+    channels, label_kind = 3, "instances"
     if config.data != "synthetic":  # of which nothing need be drawn
         source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=say)
-        check_target(config.target, source.label_kind)
-        channels = source.channels
+        channels, label_kind = source.channels, source.label_kind
+    config = choose_target(config, label_kind)
     model, optimizer, step, _ = compose(config, planned_steps=1000)
     say(f"{config.topology or parallel.device_name()}, {config.dtype}")
     patch = (config.patch, config.patch)
@@ -292,7 +299,7 @@ def say_costs(config: Config, mesh: Mesh) -> int:
 
 def announce(config: Config, parts: dict[str, Source]) -> None:
     """Say what will be trained, on what, and on which device."""
-    say_device(parallel.device_name(), jax.default_backend(), preset=config.preset)
+    say_device(parallel.device_name(), jax.default_backend(), preset=config.preset, target=config.target)
     say(describe_split(parts))
     say(f"workdir: {config.workdir}")
     if parts["train"].label_kind == "classes":
@@ -321,15 +328,17 @@ def finish(
     """Choose how objects are separated on the validation split, score the test split once; results and pictures."""
     test, objects, began = parts["test"], None, time.perf_counter()
     result = score(state, test, keep_predictions=True)
+    predictor = Predictor({"params": state.params, **state.model_state}, card, batch=config.batch)
+    views = count_foreground(dataclasses.replace(predictor, tta=True), test) if config.tta else None
     if test.label_kind == "instances":
         say("choosing how to separate objects, on the validation images")
-        predictor = Predictor({"params": state.params, **state.model_state}, card, batch=config.batch)
         found = tuning.tune(predictor, parts["val"])
         checkpoints.amend(found)
         labels, counts = tuning.separate_all(predictor, test, **found["separation"])
         objects = object_scores.summarise(counts)
         result = dataclasses.replace(result, predictions=labels)
     facts = {
+        "test_eight_views": None if views is None else metrics.summarise(views),
         "objects": objects,
         **facts_of(card, position, data=config.data, test=time.perf_counter() - began),
     }

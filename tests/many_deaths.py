@@ -45,6 +45,7 @@ def start(data, workdir, *, resume):
         config = train_cells.Config(
             data=str(data), workdir=workdir, resume=resume, epochs=EPOCHS, batch=4, patch=24, widths=(4, 8),
             norm="batch", dropout=0.2, augment=False, learning_rate=0.02,
+            target="foreground",
         )  # fmt: skip
         code = train_cells.main(config)
     finally:

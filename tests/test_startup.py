@@ -23,13 +23,15 @@ def in_new_process(code, **environment):
 
 def test_prepare_makes_one_device_a_core_and_keeps_compiled_programs(tmp_path):
     code = (
-        "from unet_jax import startup; startup.prepare(); import jax;"
-        "print(jax.device_count(), startup.host_devices(), jax.config.jax_compilation_cache_dir)"
+        "import os; from unet_jax import startup; startup.prepare(); import jax;"
+        "print(jax.device_count(), startup.host_devices(), jax.config.jax_compilation_cache_dir);"
+        "print(os.environ['XLA_FLAGS'])"
     )
     done = in_new_process(code, UNET_JAX_CACHE=str(tmp_path))
-    count, expected, cache = done.stdout.split()
+    count, expected, cache, *flags = done.stdout.split()
     assert count == expected
     assert cache == str(tmp_path / "xla")
+    assert "--xla_cpu_enable_concurrency_optimized_scheduler=false" in flags
     assert in_new_process(code, XLA_FLAGS="--xla_force_host_platform_device_count=3").stdout.split()[0] == "3"
 
 

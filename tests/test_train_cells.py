@@ -44,17 +44,9 @@ def folder(tmp_path_factory):
 
 
 def config(folder, workdir, **changes):
-    return train_cells.Config(
-        data=str(folder),
-        workdir=workdir,
-        epochs=EPOCHS,
-        batch=4,
-        patch=40,
-        widths=(4, 8),
-        dropout=0.2,
-        learning_rate=0.02,
-        **changes,
-    )
+    tiny = {"epochs": EPOCHS, "batch": 4, "patch": 40, "widths": (4, 8), "dropout": 0.2, "learning_rate": 0.02}
+    quick = {"target": "foreground", "tta": False}
+    return train_cells.Config(data=str(folder), workdir=workdir, **tiny | quick | changes)
 
 
 @pytest.fixture(scope="module")
@@ -239,16 +231,22 @@ def test_presets_fill_in_what_was_not_said():
     assert (paper.preset, paper.dtype, paper.loss) == ("paper", "bfloat16", "dice")
     assert (paper.widths, paper.epochs, paper.learning_rate) == ((64, 128, 256, 512, 1024), 100, 1e-4)
     assert train_cells.resolve(train_cells.Config(epochs=3), "cpu").max_minutes is None
+    heads = {kind: train_cells.choose_target(small, kind).target for kind in ("instances", "binary", "classes")}
+    assert heads == {"instances": "flow", "binary": "foreground", "classes": "foreground"}
+    assert train_cells.choose_target(dataclasses.replace(small, model="Classifier"), "instances").target == "foreground"
     assert train_cells.resolve(train_cells.Config(max_minutes=45), "cpu").epochs == 1000
 
 
 def test_less_memory_on_request_and_a_profile(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
-    options = {"remat": True, "accumulate": 2, "profile": True, "target": "foreground", "augment": False}
+    options = {"remat": True, "accumulate": 2, "profile": True, "tta": True, "augment": False}
     frugal = dataclasses.replace(config(folder, workdir, **options), epochs=2)
     assert train_cells.main(frugal) == 0
     out = capsys.readouterr().out
     assert re.search(r"memory on each of 2 devices: state and batch .* GiB free", out)
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["test_eight_views"]["images"] == results["test"]["images"]
+    assert f"eight views (--tta): IoU {results['test_eight_views']['iou_pooled']:.4f} pooled" in out
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     traced = rows[-1]["step"] - 5  # the run ends before fifteen steps
     assert f"profile of {traced} steps: {workdir / 'profile'}" in out

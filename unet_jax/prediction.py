@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-from jaxtyping import Float32, Int32, Shaped, UInt8
+from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 
-from unet_jax import heads, parallel
+from unet_jax import heads, metrics, parallel
 from unet_jax.blending import Apply, Band, Count, Rows, blend, uncounted, whole
 from unet_jax.data import normalisation
+from unet_jax.data.source import Source
 from unet_jax.instances import separate_foreground
 from unet_jax.model_folder import read_model, write_model
 from unet_jax.models import from_spec
@@ -246,6 +247,17 @@ class Predictor:
         apply = jax.jit(partial(forward_tta, plain, rows, vectors=vectors) if self.tta else plain)
         where = parallel.replicated(mesh) if self.tta else rows  # tta spreads the views
         return lambda batch: apply(variables, jax.device_put(batch, where))
+
+
+def count_foreground(predictor: Predictor, source: Source) -> Int64[np.ndarray, "n 2 2"]:
+    """Confusion counts of background and object at one half, of every image of a normalised source."""
+    samples = [source[i] for i in range(len(source))]
+    return np.stack(
+        [
+            metrics.count_pixels((s["label"] > 0) * 1, (p.foreground >= 0.5) * 1, num_classes=2, mask=s["mask"])
+            for s, p in zip(samples, predictor.run(s["image"] for s in samples), strict=True)
+        ]
+    )
 
 
 def export_model(predictor: Predictor, folder: str | Path, *, dtype: str = "float16") -> None:

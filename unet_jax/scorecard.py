@@ -17,6 +17,7 @@ RULES = {
     "empty": metrics.EMPTY_RULE,
     "pooled": "the pixels of all images counted together, then one ratio",
     "mean": "one ratio an image, then the mean over the images",
+    "test_eight_views": "as test, with the probabilities of eight flips and turns of each image averaged",
     "split": "70/15/15 by a hash of the image's name; validation chose the checkpoint, test was scored once",
 }
 
@@ -58,13 +59,12 @@ def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapp
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """What `write_results` returned, in two lines for people: pixels, and objects where they were scored."""
-    scores, objects = results["test"], results.get("objects")
-    lines = [
-        f"test ({scores['images']} images, checkpoint of epoch {results['best']['epoch']}): "
-        f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "
-        f"Dice {scores['dice_pooled']:.4f} pooled, {scores['dice_mean']:.4f} mean over images"
-    ]
+    """What `write_results` returned, in lines for people: pixels, by eight views and objects where they were scored."""
+    views, objects = results.get("test_eight_views"), results.get("objects")
+    images, epoch = results["test"]["images"], results["best"]["epoch"]
+    lines = [f"test ({images} images, checkpoint of epoch {epoch}): {_pixels(results['test'])}"]
+    if views:
+        lines.append(f"by the mean of eight views (--tta): {_pixels(views)}")
     if objects:
         ap = objects["ap_pooled"]
         lines.append(
@@ -72,6 +72,13 @@ def summary(results: Mapping[str, Any]) -> str:
             f"{objects['predicted']:,} found, {objects['objects']:,} true"
         )
     return "\n".join(lines)
+
+
+def _pixels(scores: Mapping[str, Any]) -> str:
+    return (
+        f"IoU {scores['iou_pooled']:.4f} pooled, {scores['iou_mean']:.4f} mean over images; "
+        f"Dice {scores['dice_pooled']:.4f} pooled, {scores['dice_mean']:.4f} mean over images"
+    )
 
 
 def draw(workdir: Path, source: Source, result: Evaluation, *, title: str) -> Path:

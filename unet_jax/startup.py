@@ -16,7 +16,9 @@ def prepare() -> None:
     """Set the environment that jax reads at its import: call this first, before anything imports jax.
 
     * One XLA device a core on a CPU: much of XLA:CPU runs on one thread, so a batch spread over the cores trains
-      half as fast again. A number of devices that XLA_FLAGS already asks for is kept.
+      half as fast again. What XLA_FLAGS already asks for is kept.
+    * XLA:CPU schedules a program for little memory, not for operations side by side: the cores are busy with the batch
+      anyway. A training step of the network of 2015 takes two fifths less scratch and a fifth less time.
     * Compiled programs are kept on disk, so that a second start skips the compilation. JAX_COMPILATION_CACHE_DIR names
       another place.
     * Freed memory is kept for the next step rather than given back (`keep_freed_memory`).
@@ -24,8 +26,12 @@ def prepare() -> None:
     if "jax" in sys.modules:
         raise RuntimeError("unet_jax.startup.prepare() must run before jax is imported: call it at the top of the file")
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices()}".strip()
+    wanted = {
+        "xla_force_host_platform_device_count": host_devices(),
+        "xla_cpu_enable_concurrency_optimized_scheduler": "false",
+    }
+    more = (f"--{name}={value}" for name, value in wanted.items() if name not in flags)
+    os.environ["XLA_FLAGS"] = " ".join([flags, *more]).strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks about its own tuning
