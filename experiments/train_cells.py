@@ -42,7 +42,7 @@ from unet_jax.prediction import Predictor, count_foreground
 from unet_jax.scorecard import draw, facts_of, summary, write_results
 from unet_jax.session import opened, run_training
 from unet_jax.startup import say, say_device
-from unet_jax.transfer import start_from
+from unet_jax.transfer import like_init, start_from
 from unet_jax.workdir import check_workdir, new_workdir, remembered, with_preset
 
 LOSSES = {
@@ -154,7 +154,7 @@ MENDS = "--remat, --accumulate 2 (4, 8 ...), or a smaller --batch, --patch or --
 
 def resolve(config: Config, backend: str) -> Config:
     """The config with the preset chosen for `backend` and every field filled in; ValueError for impossible values."""
-    config = remembered(config, budget=BUDGET)
+    config = like_init(remembered(config, budget=BUDGET))
     preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "paper")
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")

@@ -21,12 +21,12 @@ class Predict:
     object, polygons/NAME.geojson outlines for QuPath, summary.csv a row an image.
     """
 
-    model: Path
-    """Folder of a training (its --workdir), or of an exported model."""
     input: tuple[str, ...]
     """Image files, folders of them, or patterns such as "plate1/**/*.tif": PNG, JPEG, TIFF (8 or 16 bit, float, stacks,
     BigTIFF), NIfTI, zarr and OME-Zarr. Pages of a stack are images of their own: NAME_p001, NAME_z001 ..."""
-    output: Path
+    model: Path = Path("nuclei")
+    """A model that comes with the package (see `unet-jax models`), or the folder of a training or an exported model."""
+    output: Path = Path("predicted")
     """Folder of the results; what is in it already is kept."""
     tta: bool = False
     """Average over eight flips and turns of every image: a little better, eight times as slow."""

@@ -82,6 +82,19 @@ def model_or_folder(
     return FromModel(predictor, num_classes=max(of_model, 2), threshold=threshold)
 
 
+def score_source(
+    source: Source, predicted: FromModel | FromFolder, *, tick: Callable[[], Any] = lambda: None
+) -> tuple[list[Truth], Scores]:
+    """What every image is scored against, and the scores of all; ValueError names an image that cannot be scored."""
+    truths, rows = [], []
+    labels = predicted(source[i] for i in range(len(source)))
+    for i, label in zip(range(len(source)), labels, strict=True):
+        truths.append(Truth.of(source[i], source.label_kind, num_classes=predicted.num_classes))
+        rows.append(_named(source.ids[i], truths[i], label, predicted.kind))
+        tick()
+    return truths, concatenate(rows)
+
+
 def evaluate_source(
     source: Source,
     predicted: FromModel | FromFolder,
@@ -103,13 +116,7 @@ def evaluate_source(
         What results.json holds.
     """
     began = time.perf_counter()
-    truths, rows = [], []
-    labels = predicted(source[i] for i in range(len(source)))
-    for i, label in zip(range(len(source)), labels, strict=True):
-        truths.append(Truth.of(source[i], source.label_kind, num_classes=predicted.num_classes))
-        rows.append(_named(source.ids[i], truths[i], label, predicted.kind))
-        tick()
-    scores = concatenate(rows)
+    truths, scores = score_source(source, predicted, tick=tick)
     kinds = source.columns.get("kind", ())
     classes = predicted.predictor.card["classes"] if isinstance(predicted, FromModel) else ()
     results = {"about": about(source, predicted, options), **summarise(scores, kinds=kinds, classes=classes)}

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,8 +98,8 @@ def say_device(device: str, backend: str, **facts: object) -> None:
 
 
 _MENDS = {
-    errno.ENOSPC: ": free some space; a training then goes on with --resume",
-    errno.EDQUOT: ": free some of your quota; a training then goes on with --resume",
+    errno.ENOSPC: ": free some space; a training then goes on with --resume, a prediction by the same command",
+    errno.EDQUOT: ": free some of your quota; a training then goes on with --resume, a prediction by the same command",
     errno.EROFS: ": name a folder that may be written to",
     errno.EACCES: ": name a folder or file that you may use, or have its rights changed",
 }
@@ -111,6 +111,21 @@ def check_least(config: Any, **least: float) -> None:
         value = getattr(config, name)
         if value is not None and not value >= low:
             raise ValueError(f"--{name.replace('_', '-')} {value}: give {low:g} or more")
+
+
+def flags(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give the options `values`, but for those that have their default or None."""
+    words = []
+    for name, value in values.items():
+        value, flag = list(value) if isinstance(value, tuple) else value, name.replace("_", "-")
+        default = list(defaults[name]) if isinstance(defaults.get(name), tuple) else defaults.get(name)
+        if value is None or value == default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return words
 
 
 def run(main: Callable[[Any], int], config: type | dict[str, type], *, description: str) -> NoReturn:

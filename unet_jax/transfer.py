@@ -1,5 +1,6 @@
 """Starting from a trained model: what fits of its parameters, for another head, or another number of channels."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from unet_jax.model_folder import read_model
 from unet_jax.training import State
 
 _LEAST = 0.5  # share of the numbers that must fit
@@ -43,6 +45,16 @@ def start_from(state: State, variables: Mapping[str, Any]) -> tuple[State, list[
         )
     tree = traverse_util.unflatten_dict(mine, sep="/")
     return state.replace(params=tree.pop("params"), model_state=tree), fresh
+
+
+def like_init(config: Any) -> Any:
+    """A training's config with `widths` and `norm` of the model in `init`, to start from, where they are None."""
+    if config.init is None or None not in (config.widths, config.norm):
+        return config
+    spec = read_model(config.init)[1]["model"]
+    missing = [name for name in ("widths", "norm") if name in spec and getattr(config, name) is None]
+    found = {name: tuple(spec[name]) if isinstance(spec[name], list) else spec[name] for name in missing}
+    return dataclasses.replace(config, **found)
 
 
 def _fitted(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from unet_jax.startup import flags
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
@@ -76,13 +78,8 @@ def command(config: Evaluate) -> str:
     """The command line that gives these options."""
     import shlex
 
-    words = ["unet-jax", "evaluate"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default:
-            flag = f"--{field.name.replace('_', '-')}"
-            words += [flag] if value is True else [flag, str(value)]
-    return shlex.join(words)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return shlex.join(["unet-jax", "evaluate", *flags(dataclasses.asdict(config), defaults)])
 
 
 def say(results: dict, output: Path) -> None:

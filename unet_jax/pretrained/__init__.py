@@ -1,6 +1,11 @@
-"""Models that come with the package: a folder each, with card.json and params.npz (see `model_folder`)."""
+"""Models that come with the package: a folder each, with card.json and params.npz (see `model_folder`).
 
+`python -m scripts.package_model` makes them.
+"""
+
+import json
 from pathlib import Path
+from typing import Any
 
 _HERE = Path(__file__).parent
 
@@ -14,3 +19,10 @@ def resolve(model: str | Path) -> Path:
     """The folder of a packaged model by its name, any other path as it is; a folder of that name comes first."""
     packaged = _HERE / str(model)
     return packaged if str(model) in names() and not Path(model).exists() else Path(model)
+
+
+def card(name: str) -> dict[str, Any]:
+    """What a packaged model says of itself; ValueError for a name that is none."""
+    if name not in names():
+        raise ValueError(f"no model {name!r} comes with the package: {', '.join(names()) or 'there is none'}")
+    return json.loads((_HERE / name / "card.json").read_text(encoding="utf-8"))
