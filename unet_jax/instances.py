@@ -8,8 +8,10 @@ objects of fewer than `min_area` pixels are dropped at the end. Thresholds are t
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Float, Int32
 from scipy import ndimage
+
+from unet_jax.seeds import grow, largest_pieces, summits
 
 Map = Float[np.ndarray, "*s"]
 Label = Int32[np.ndarray, "*s"]
@@ -47,7 +49,7 @@ def separate_border(
     inside = probabilities[..., 1]
     foreground = inside + probabilities[..., 2] >= threshold
     seeds = ndimage.label((inside > seed) & foreground)[0]
-    return _finish(_grow(-inside, seeds, foreground), min_area)
+    return _finish(grow(-inside, seeds, foreground), min_area)
 
 
 def separate_distance(
@@ -75,7 +77,7 @@ def separate_distance(
     """
     inside = foreground >= threshold
     height = ndimage.gaussian_filter(np.where(inside, distance, 0).astype(np.float64), sigma)
-    return _finish(_grow(-height, _summits(height, depth) * inside, inside), min_area)
+    return _finish(grow(-height, summits(height, depth) * inside, inside), min_area)
 
 
 def separate_offset(
@@ -110,29 +112,25 @@ def separate_offset(
     Raises:
         ValueError: when `offset` has not one component an axis, or `saddle` is not between 0 and 1.
     """
-    shape = foreground.shape
-    if offset.shape[-1] != len(shape) or not 0 < saddle < 1:
+    if offset.shape[-1] != foreground.ndim or not 0 < saddle < 1:
         raise ValueError(
-            f"offset of {offset.shape[-1]} components for {len(shape)} axes, saddle={saddle}: give one component an "
-            "axis, in pixels, and 0 < saddle < 1"
+            f"offset of {offset.shape[-1]} components for {foreground.ndim} axes, saddle={saddle}: give one component "
+            "an axis, in pixels, and 0 < saddle < 1"
         )
     inside = foreground >= threshold
-    places = np.rint(np.argwhere(inside) + offset[inside]).astype(np.int64)
-    low = np.maximum(places.min(axis=0, initial=0), -BEYOND)
-    high = np.minimum(places.max(axis=0, initial=0), np.array(shape) - 1 + BEYOND)
-    seats = np.clip(places, low, high)
-    counted = (seats == places).all(axis=-1)
-    seats -= low
-    crowds = _crowds(seats[counted], tuple(high - low + 1), sigma=sigma, saddle=saddle, min_votes=min_votes)
-    seeds = np.zeros(shape, np.int64)
-    if crowds.any():
-        nearest = ndimage.distance_transform_edt(crowds == 0, return_distances=False, return_indices=True)
-        seeds[inside] = crowds[tuple(nearest)][tuple(seats.T)]
-    return _finish(_grow(np.zeros(shape), _largest_pieces(seeds), inside), min_area)
+    votes = {"sigma": sigma, "saddle": saddle, "min_votes": min_votes}
+    return _finish(_elected(inside, offset[inside], **votes), min_area)
 
 
 def separate_flow(
-    foreground: Map, flow: Float[np.ndarray, "*s n"], *, threshold: float = 0.5, **options: float
+    foreground: Map,
+    flow: Float[np.ndarray, "*s n"],
+    *,
+    threshold: float = 0.5,
+    sigma: float = 1.0,
+    saddle: float = 0.5,
+    min_votes: float = 5.0,
+    min_area: int = 0,
 ) -> Label:
     """Each foreground pixel follows the flow (see `flows.follow`) and votes for the place where it comes to rest.
 
@@ -140,60 +138,56 @@ def separate_flow(
         foreground: (*S) probability.
         flow: (*S, n) direction to the centre of the object, at most about a pixel long, one component an axis of S.
         threshold: pixels at or above it are foreground.
-        **options: of `separate_offset`.
+        sigma: of the Gaussian that smooths the votes; this, `saddle`, `min_votes`, `min_area` as in `separate_offset`.
+        saddle: what parts two crowds.
+        min_votes: that make a crowd.
+        min_area: in pixels.
 
     Returns:
         (*S) ids.
     """
     from unet_jax.flows import follow
 
-    way = follow(flow, foreground >= threshold)
-    return separate_offset(foreground, way, threshold=threshold, **options)
+    inside = foreground >= threshold
+    votes = {"sigma": sigma, "saddle": saddle, "min_votes": min_votes}
+    return _finish(_elected(inside, follow(flow, inside), **votes), min_area)
 
 
-def _crowds(seats: np.ndarray, shape: tuple, *, sigma: float, saddle: float, min_votes: float) -> np.ndarray:
+def _elected(inside: np.ndarray, way: np.ndarray, **votes: float) -> np.ndarray:
+    """Each pixel of `inside` to the crowd its vote is nearest to; `way` (N, n) leads from each to its vote."""
+    places = np.rint(np.argwhere(inside) + way).astype(np.int64)
+    low = np.maximum(places.min(axis=0, initial=0), -BEYOND)
+    high = np.minimum(places.max(axis=0, initial=0), np.array(inside.shape) - 1 + BEYOND)
+    seats = np.clip(places, low, high)
+    counted = (seats == places).all(axis=-1)
+    seats -= low
+    crowds = _crowds(seats[counted], tuple(high - low + 1), **votes)
+    seeds = np.zeros(inside.shape, np.int32)
+    seeds[inside] = _nearest(crowds, seats)
+    return grow(np.zeros(inside.shape), largest_pieces(seeds), inside)
+
+
+def _crowds(
+    seats: np.ndarray, shape: tuple, *, sigma: float, saddle: float, min_votes: float
+) -> Int32[np.ndarray, "..."]:
     """Where votes (N, n) crowd on a grid of `shape`: numbered, 0 elsewhere; see `separate_offset`."""
     votes = np.bincount(np.ravel_multi_index(tuple(seats.T), shape), minlength=math.prod(shape)).reshape(shape)
     peak = max(math.sqrt(2 * math.pi) * sigma, 1)  # so that votes for one place count one each there
     height = ndimage.gaussian_filter(votes.astype(np.float64), sigma, mode="constant") * peak ** len(shape)
-    crowds = _summits(np.log1p(height), -math.log(saddle))
-    tall = ndimage.maximum(height, crowds, np.arange(crowds.max() + 1)) >= min_votes
-    return np.where(tall[crowds], crowds, 0)
+    depth = -math.log(saddle)
+    return summits(np.log1p(height), depth, ground=max(math.log1p(min_votes) - depth, 0))
 
 
-def _summits(height: np.ndarray, depth: float) -> np.ndarray:
-    """Number the summits that rise by `depth` above the saddle to a higher one, each down to `depth` below its top."""
-    from skimage.morphology import local_maxima, reconstruction
+def _nearest(crowds: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The crowd at each of the places (N, n), or the nearest to it."""
+    from scipy.spatial import KDTree
 
-    if height.max(initial=0) <= depth:  # the ground is no summit
-        return np.zeros(height.shape, np.int32)
-    tops = local_maxima(reconstruction(height - depth, height))
-    return ndimage.label(tops, np.ones((3,) * height.ndim))[0]
-
-
-def _grow(height: np.ndarray, seeds: np.ndarray, inside: Bool[np.ndarray, "..."]) -> np.ndarray:
-    """Watershed from the seeds over all of `inside`; a piece of it without a seed is one by itself."""
-    from skimage.segmentation import watershed
-
-    pieces, n = ndimage.label(inside)
-    number = np.arange(n + 1) + seeds.max(initial=0)
-    number[pieces[seeds > 0]] = 0
-    number[0] = 0
-    return watershed(height, np.where(seeds > 0, seeds, number[pieces]), mask=inside)
-
-
-def _largest_pieces(label: np.ndarray) -> np.ndarray:
-    """Of every object its largest piece connected by sides, the first of equals; the others become background."""
-    from skimage.measure import label as connected
-
-    pieces = connected(label, background=0, connectivity=1)
-    ids = np.zeros(pieces.max(initial=0) + 1, np.int64)
-    ids[pieces] = label
-    order = np.lexsort((-np.bincount(pieces.ravel(), minlength=len(ids)), ids))
-    first = order[np.unique(ids[order], return_index=True)[1]]
-    keep = np.zeros(len(ids), bool)
-    keep[first] = True
-    return np.where(keep[pieces], label, 0)
+    found = crowds[tuple(places.T)]
+    lost = np.flatnonzero(found == 0)
+    spots = np.argwhere(crowds)
+    if len(lost) and len(spots):
+        found[lost] = crowds[tuple(spots[KDTree(spots).query(places[lost])[1]].T)]
+    return found
 
 
 def _finish(label: np.ndarray, min_area: int) -> np.ndarray:

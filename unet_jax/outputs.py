@@ -127,6 +127,7 @@ def write_polygons(
     `columns` are those of `measure.table`; area, mean intensity and mean probability become measurements.
     """
     measurements = [column for column in ("area", "mean_intensity", "mean_probability") if column in columns]
+    encode = json.JSONEncoder(separators=(",", ":")).encode
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for count, (number, parts) in enumerate(objects):
@@ -141,7 +142,7 @@ def write_polygons(
                     "measurements": {m: float(_word(columns[m][row].item())) for m in measurements},
                 },
             }
-            file.write((",\n" if count else "\n") + json.dumps(feature, separators=(",", ":")))
+            file.write((",\n" if count else "\n") + encode(feature))
         file.write("\n]}\n")
 
 

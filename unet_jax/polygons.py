@@ -81,20 +81,28 @@ def _rings(sides: Edges) -> list[tuple[Ring, int]]:
         side = order[at]
         fits = (known[at] == candidate) & (sides.id[side] == sides.id)
         following[fits] = side[fits]
-    succ, way = following.tolist(), sides.way.tolist()
-    points = list(zip(sides.x.tolist(), sides.y.tolist(), strict=True))
+    corners, succ = _corners(following, sides.way)
+    points = list(zip(sides.x[corners].tolist(), sides.y[corners].tolist(), strict=True))
     seen, found = bytearray(len(succ)), []
-    for first in range(len(succ)):
-        ring, side = [], first
-        while not seen[side]:
-            seen[side] = True
-            nxt = succ[side]
-            if way[nxt] != way[side]:
-                ring.append(points[nxt])
-            side = nxt
+    for first, number in enumerate(sides.id[corners].tolist()):
+        ring, corner = [], first
+        while not seen[corner]:
+            seen[corner] = True
+            corner = succ[corner]
+            ring.append(points[corner])
         if ring:
-            found.append((ring, int(sides.id[first])))
+            found.append((ring, number))
     return found
+
+
+def _corners(following: np.ndarray, way: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """The sides that begin where a walk turns, and for each the place among them of the next one."""
+    turns = way[following] != way
+    corners = np.sort(following[turns])
+    last = np.where(turns, np.arange(len(way)), following)  # of the straight line that a side is in
+    while not turns[last].all():
+        last = last[last]
+    return corners, np.searchsorted(corners, following[last[corners]]).tolist()
 
 
 def _simple(ring: Ring) -> list[Ring]:
@@ -121,6 +129,8 @@ def area(ring: Ring) -> float:
 
 def _nest(rings: list[Ring]) -> list[Polygon]:
     """Give each hole to the smallest outline around it."""
+    if len(rings) == 1:
+        return [rings]
     sized = sorted(((area(ring), ring) for ring in rings), key=lambda item: item[0])
     found: list[Polygon] = [[ring] for size, ring in sized if size > 0]
     for hole in (ring for size, ring in sized if size < 0):
