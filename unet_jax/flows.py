@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-_LEAST = 2**10  # pixels; numbers of them are rounded up to powers of two, so that few programs are compiled
+_LEAST = 2**12  # pixels; numbers of them are rounded up to powers of two, so that few programs are compiled
 _STILL = 0.05  # pixels: when nobody goes further in as many steps as were made so far, all have arrived
 
 
