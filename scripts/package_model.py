@@ -1,8 +1,8 @@
 """Make a trained model one that comes with the package: small weights, and a card that says all there is to know.
 
-    python -m scripts.package_model WORKDIR --data FOLDER        # into unet_jax/pretrained/nuclei
+    python -m scripts.package_model --workdir DIR --data FOLDER   # into unet_jax/pretrained/nuclei
 
-WORKDIR is the folder of a finished `experiments.train_cells`, FOLDER the images it was trained on. The scores in the
+DIR is the folder of a finished `experiments.train_cells`, FOLDER the images it was trained on. The scores in the
 card are those of the weights as they are written, in float16, on the test split.
 """
 
