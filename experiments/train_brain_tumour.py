@@ -32,18 +32,18 @@ from unet_jax.checkpoint import provenance
 from unet_jax.data import normalisation
 from unet_jax.data.phantom import write_phantoms
 from unet_jax.data.pipeline import steps_per_epoch, train_batches
-from unet_jax.data.source import Source, Subset, split
+from unet_jax.data.source import Subset
 from unet_jax.data.volume_folders import find_cases
-from unet_jax.data.volume_source import VolumeSource
+from unet_jax.data.volume_source import VolumeSource, share_cases
 from unet_jax.evaluation import evaluate
 from unet_jax.logs import plain, read_rows, write_json
 from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
-from unet_jax.models.unet import check_size
 from unet_jax.scorecard import facts_of
 from unet_jax.session import opened, run_training
 from unet_jax.startup import say, say_device
 from unet_jax.volume_evaluation import evaluate_cases
+from unet_jax.volume_planning import VolumePlan, plan_volumes
 from unet_jax.volume_prediction import VolumePredictor
 from unet_jax.workdir import check_workdir, new_workdir, remembered, with_preset
 
@@ -110,7 +110,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 BUDGET = ("epochs", "max_minutes")
 MAY_CHANGE = {*BUDGET, "learning_rate", "workdir", "resume"}  # between the starts of one run
-FEW = 40  # cases: below, no hash can split them
 
 
 def resolve(config: Config, backend: str) -> Config:
@@ -141,39 +140,15 @@ def open_source(config: Config) -> VolumeSource:
     return source.preload()
 
 
-def parts_of(source: VolumeSource, config: Config) -> dict[str, Subset]:
-    """Training, validation and test cases, never the same patient in two, unless there are too few to validate."""
-    if unknown := {*config.test_cases, *config.val_cases} - set(source.ids):
-        raise ValueError(f"no case {', '.join(sorted(unknown))}: there are {', '.join(source.ids[:20])}")
-    if len(source) >= FEW and not config.test_cases:
-        return split(source)
-    fifth = len(source) // 5
-    test = list(config.test_cases) or list(source.ids[-max(1, fifth) :])
-    rest = [id for id in source.ids if id not in test]
-    val = list(config.val_cases) or (rest[-fifth:] if fifth else [])
-    train = [id for id in rest if id not in val]
-    if not train:
-        raise ValueError(f"{len(source)} cases, of which none is left to train on: add cases, or name fewer to test")
-    if not val:
-        print("too few cases to keep some for validation: a training case chooses the checkpoint, which flatters it")
-        val = train[:1]
-    return {name: Subset(source, [source.ids.index(id) for id in ids]) for name, ids in
-            (("train", train), ("val", val), ("test", test))}  # fmt: skip
-
-
-def choose_patch(config: Config, source: Source) -> tuple[int, ...]:
-    """The preset's patch, along each axis no longer than the cases are (in the median), divisible by the levels."""
-    step = 2 ** (len(config.widths) - 1)
+def make_plan(config: Config, source: VolumeSource) -> VolumePlan:
+    """Patch and strides for the median case: no longer than it is, halved where it is thick enough."""
     size = np.median([source[i]["label"].shape for i in range(len(source))], axis=0)
-    largest = config.patch or PRESETS[config.preset]["patch"]
-    if config.patch is None:
-        largest = tuple(max(step, min(p, int(n) // step * step)) for p, n in zip(largest, size, strict=True))
-    check_size(largest, config.widths, "SAME")
-    return largest
+    most = PRESETS[config.preset]["patch"]
+    return plan_volumes(size, source.voxel, depth=len(config.widths) - 1, most=most, patch=config.patch)
 
 
 def compose(
-    config: Config, members: regions.Regions, classes: int, patch: tuple[int, ...], planned_steps: int
+    config: Config, members: regions.Regions, source: VolumeSource, plan: VolumePlan, planned_steps: int
 ) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
     """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
     if config.outputs == "regions":
@@ -181,17 +156,18 @@ def compose(
         outputs, loss, decide = len(members), regions.region_loss(both, members), regions.decide(members)
     else:
         overlap = partial(losses.dice, background=False)
-        outputs, decide = classes, regions.exclusive
+        outputs, decide = len(source.layout.classes), regions.exclusive
         loss = losses.weighted_sum((1.0, overlap), (1.0, losses.cross_entropy))
-    model = UNet(config.widths, outputs, config.norm, config.dropout, dtype=config.dtype)
+    model = UNet(config.widths, outputs, config.norm, config.dropout, dtype=config.dtype, strides=plan.strides)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),
         training.scheduled(config.learning_rate, planned_steps),
     )
     # A thin patch is turned less out of its plane: what comes in from beyond its faces is only mirrored.
-    tilt = 30.0 * min(patch) / max(patch)
-    changes = augment.volume(rotation=(tilt, tilt, 30.0), spacing=config.spacing) if config.augment else None
+    side = [n * mm for n, mm in zip(plan.patch, source.voxel, strict=True)]
+    tilt = 30.0 * min(side) / max(side)
+    changes = augment.volume(rotation=(tilt, tilt, 30.0), spacing=source.voxel) if config.augment else None
     count = partial(regions.count_regions, decide=decide, regions=members)
     step = training.make_train_step(model, optimizer, loss, target=same, augment=changes)
     eval_step = training.make_eval_step(model, loss, count, target=same, classify=decide)
@@ -208,14 +184,13 @@ def main(config: Config) -> int:
     config = resolve(config, jax.default_backend())
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
     source = open_source(config)
-    parts, patch = parts_of(source, config), choose_patch(config, source)
-    announce(config, parts, patch)
-    members = tuple(source.layout.regions.values())
+    parts = share_cases(source, test=config.test_cases, val=config.val_cases)
+    plan = make_plan(config, source)
+    announce(config, parts, plan)
+    members, patch = tuple(source.layout.regions.values()), plan.patch
     crops = Subset(parts["train"], list(range(len(parts["train"]))) * math.ceil(config.crops / len(parts["train"])))
     a_pass = steps_per_epoch(len(crops), config.batch)
-    model, optimizer, step, eval_step = compose(
-        config, members, len(source.layout.classes), patch, config.epochs * a_pass
-    )
+    model, optimizer, step, eval_step = compose(config, members, source, plan, config.epochs * a_pass)
     state = training.init_state(model, optimizer, (*patch, source.channels), seed=config.seed)
     mesh = parallel.data_mesh(config.batch)
     # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
@@ -230,6 +205,7 @@ def main(config: Config) -> int:
         return {"val_loss": result.loss, "val_iou": float(iou.mean()), "val_dice": float(dice.mean()), **by_region}
 
     with opened(config) as run:
+        write_json(run.workdir / "plan.json", plan)
         _, position, signal = run_training(
             run,
             state,
@@ -248,12 +224,12 @@ def main(config: Config) -> int:
     return 0
 
 
-def announce(config: Config, parts: dict[str, Subset], patch: tuple[int, ...]) -> None:
+def announce(config: Config, parts: dict[str, Subset], plan: VolumePlan) -> None:
     """Say what will be trained, on what, and on which device."""
     say_device(parallel.device_name(), jax.default_backend(), preset=config.preset, workdir=config.workdir)
     for name, part in parts.items():
         print(f"{name:>5}: {len(part)} cases ({', '.join(part.ids[:8])}{' …' if len(part) > 8 else ''})")
-    print(f"crops of {'×'.join(map(str, patch))} voxels, {config.centred:.0%} of them around the tumour")
+    print(*plan.lines(), f"{config.centred:.0%} of the crops lie around the tumour", sep="\n")
 
 
 def make_card(config: Config, model: UNet, source: VolumeSource, patch: tuple[int, ...]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, split, steps_per_epoch, train_batches
 from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
 from unet_jax.data.pairs import find_pairs
-from unet_jax.data.palette import parse_classes, parse_value, read_palette
+from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
 from unet_jax.data.source import split_few
 from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
@@ -58,7 +58,7 @@ class Config:
     classes: tuple[str, ...] = ()
     """NAME=VALUE for every class of the masks, 0 being the background unless named; VALUE may be R,G,B or #RRGGBB."""
     palette: Path | None = None
-    """A file of lines NAME VALUE or NAME R G B; palette.txt or palette.csv in the folder is found by itself."""
+    """A file of lines NAME VALUE or NAME R G B; palette.txt, class_dict.csv and the like in the folder are found."""
     ignore: str | None = None
     """Value (or colour) of mask pixels that do not count."""
     workdir: Path | None = None
@@ -129,7 +129,7 @@ def open_source(config: Config) -> tuple[Source, Legend]:
         return made_up, Legend(made_up.names, tuple((k,) for k in range(len(made_up.names))))
     folder = Path(config.data)
     masks = [pair.label for pair in find_pairs(folder)]
-    palette = config.palette or next((f for n in ("palette.txt", "palette.csv") if (f := folder / n).exists()), None)
+    palette = config.palette or find_palette(folder)
     given = parse_classes(config.classes) if config.classes else read_palette(palette) if palette else None
     ignore = None if config.ignore is None else parse_value(config.ignore)
     if config.ignore is not None and ignore is None:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.folders import save, squares
 from unet_jax.data.class_masks import IGNORED, decide, legend_of, survey
-from unet_jax.data.palette import parse_classes, parse_value, read_palette
+from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
 
 
 def files(tmp_path, masks, ending="png"):
@@ -80,6 +80,13 @@ def test_objects_are_one_class_and_said(tmp_path, dtype):
     np.testing.assert_array_equal(legend.read(paths[0]), masks[0] > 0)
 
 
+def test_few_classes_of_one_piece_each_are_no_objects(tmp_path):
+    """Organs, or kinds of defect: one file holds 3 alone, another 2 and 5; objects would be counted through."""
+    masks = [squares(numbers, dtype=np.uint8) for numbers in ([3], [2, 5], [1], [1, 4], [])]
+    legend = decide(survey(files(tmp_path, masks)))
+    assert legend.names == ("background", *(f"class {i}" for i in range(1, 6)))
+
+
 def colours(values, table):
     return np.array(table, np.uint8)[squares(values, pieces=3)]
 
@@ -107,6 +114,12 @@ def test_a_palette_names_colours_and_misses_none(tmp_path):
         legend.read(paths[1])
     ignoring = legend_of(given, survey(paths, colours=True), ignore=parse_value("1,2,3"))
     assert (ignoring.read(paths[1]) == IGNORED).sum() == 12
+
+
+def test_a_palette_that_begins_with_the_colours_is_found_by_its_name(tmp_path):
+    assert find_palette(tmp_path) is None
+    (tmp_path / "label_colors.txt").write_text("0 0 0\tvoid\n255 0 0\tlow house\n0 128 0 tree\n")
+    assert read_palette(find_palette(tmp_path)) == {"void": 0, "low house": 255 << 16, "tree": 128 << 8}
 
 
 def test_classes_of_the_user_keep_their_names_order_and_background(tmp_path):

@@ -44,7 +44,7 @@ def failure(path):
     return ""
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "tif", "lzw", "png16"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "tif", "lzw", "png16"])
 def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path, kind):
     whole = encoded(kind)
     path = tmp_path / "cut.png"
@@ -68,7 +68,8 @@ def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path, kind):
     [
         (b"", "is empty"),
         (b"<html>", "web page"),
-        (b"GIF89a" + b"0" * 40, "a GIF"),
+        (b"GIF89a" + b"0" * 40, "cannot be read"),
+        (b"RIFF" + b"0" * 40, "a WebP"),
         (b"version https://git-lfs.github", "git lfs pull"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "cannot be read"),
         (b"hello world", "no image known"),

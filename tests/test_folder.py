@@ -150,8 +150,8 @@ def test_names_that_clash_or_mislead(tmp_path):
 
 def test_files_of_other_kinds_are_not_ignored_in_silence(tmp_path):
     make(tmp_path, [squares([1])])
-    (tmp_path / "images" / "more.bmp").touch()
-    with pytest.warns(UserWarning, match=r"1 entry \(.*more.bmp\) ignored: only files ending in .png"):
+    (tmp_path / "images" / "more.webp").touch()
+    with pytest.warns(UserWarning, match=r"1 entry \(.*more.webp\) ignored: only files ending in .png"):
         assert FolderSource(tmp_path).ids == ("n0",)
 
 

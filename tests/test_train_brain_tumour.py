@@ -105,28 +105,17 @@ def test_predicting_volumes_from_the_command_line(run, folder, tmp_path, capsys)
         assert image.size[0] > 300
 
 
-def test_the_split_keeps_patients_apart_and_says_when_it_cannot(folder, tmp_path, capsys):
+def test_the_network_halves_thin_volumes_less_often(folder, tmp_path):
     source = experiment.open_source(config(folder, tmp_path))
-    parts = experiment.parts_of(source, config(folder, tmp_path))
-    assert {name: part.ids for name, part in parts.items()} == {
-        "train": ("phantom_000",), "val": ("phantom_000",), "test": ("phantom_001",)
-    }  # fmt: skip
-    assert "which flatters it" in capsys.readouterr().out
-    other = experiment.parts_of(source, config(folder, tmp_path, test_cases=("phantom_000",)))
-    assert (other["train"].ids, other["test"].ids) == (("phantom_001",), ("phantom_000",))
-    with pytest.raises(ValueError, match="none is left to train on"):
-        experiment.parts_of(source, config(folder, tmp_path, test_cases=source.ids))
-    with pytest.raises(ValueError, match="no case x: there are phantom_000, phantom_001"):
-        experiment.parts_of(source, config(folder, tmp_path, val_cases=("x",)))
-
-
-def test_patch_follows_the_volumes(folder, tmp_path):
-    source = experiment.open_source(config(folder, tmp_path))
-    whole = dataclasses.replace(config(folder, tmp_path, patch=None, widths=(4, 8, 16)), preset="small")
+    thin = dataclasses.replace(config(folder, tmp_path, patch=None, widths=(4, 8, 16)), preset="small")
+    plan = experiment.make_plan(thin, source)
     size = np.median([source[i]["label"].shape for i in range(2)], axis=0)
-    assert experiment.choose_patch(whole, source) == tuple(int(n) // 4 * 4 for n in size)
-    with pytest.raises(ValueError, match=r"16×16×9 .*pad it to 16×16×10"):
-        experiment.choose_patch(config(folder, tmp_path, patch=(16, 16, 9)), source)
+    assert 8 <= size[2] < 16 <= size[0]  # planes that can be halved once
+    assert plan.patch == (*(int(n) // 4 * 4 for n in size[:2]), int(size[2]) // 2 * 2)
+    model, *_ = experiment.compose(thin, ((1,),), source, plan, 9)
+    assert model.strides == plan.strides == ((2, 2, 2), (2, 2, 1))
+    with pytest.raises(ValueError, match=r"--patch 16×16×9 cannot be halved .*: give 16×16×8 or 16×16×10"):
+        experiment.make_plan(dataclasses.replace(thin, patch=(16, 16, 9), widths=(4, 8)), source)
 
 
 def test_misuse_leaves_nothing_behind(folder, tmp_path):

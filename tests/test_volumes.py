@@ -9,7 +9,7 @@ from tests.volumes import SHAPE, brats, decathlon, one_file_a_modality, save
 from unet_jax.data.nifti import Grid, read_nifti
 from unet_jax.data.phantom import phantom
 from unet_jax.data.volume_folders import TUMOUR_REGIONS, find_cases, find_images
-from unet_jax.data.volume_source import VolumeSource
+from unet_jax.data.volume_source import VolumeSource, share_cases
 from unet_jax.data.volumes import (
     IGNORED,
     check_case,
@@ -233,3 +233,28 @@ def test_phantoms_are_seeded_and_hold_every_region():
         assert not image[label.max() * 0 : 1, 0, 0].any()  # air
         assert (image[label > 0] > 0).all()
     assert not np.array_equal(phantom(0)[1], phantom(1)[1])
+
+
+def test_cases_are_shared_out_and_no_patient_is_in_two(tmp_path):
+    """Of ten cases two are for the test and two for validation; names decide otherwise."""
+    source = VolumeSource(find_cases(decathlon(tmp_path, 10)), cache_dir=tmp_path / "cache")
+    parts = {name: set(part.ids) for name, part in share_cases(source).items()}
+    assert [len(parts[name]) for name in ("train", "val", "test")] == [6, 2, 2]
+    assert set.union(*parts.values()) == set(source.ids)
+    first, second = source.ids[:2]
+    named = share_cases(source, test=[first], val=[second])
+    assert (named["test"].ids, named["val"].ids, len(named["train"])) == ((first,), (second,), 8)
+    for names, message in ((source.ids, "none is left to train on"), (["x"], "no case x: there are phantom_000")):
+        with pytest.raises(ValueError, match=message):
+            share_cases(source, test=names)
+
+
+def test_two_cases_share_one_for_validation_and_say_so(tmp_path):
+    source = VolumeSource(find_cases(decathlon(tmp_path, 2)), cache_dir=tmp_path / "cache")
+    with pytest.warns(UserWarning, match="which flatters it"):
+        parts = share_cases(source)
+    assert {name: part.ids for name, part in parts.items()} == {
+        "train": ("phantom_000",), "val": ("phantom_000",), "test": ("phantom_001",)
+    }  # fmt: skip
+    assert source.voxel == (1, 1, 1)
+    assert source.spacing is None

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from unet_jax.data.images import named, read_image
-from unet_jax.data.pairs import EXTENSIONS
+from unet_jax.data.rooms import EXTENSIONS
 from unet_jax.data.rows import ArrayRows, HeldRows, TiffRows, tiff_pixels
 from unet_jax.data.stored import NIFTI, ZARR, Page, Stored, is_zarr, open_stored, pages
 

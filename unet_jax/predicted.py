@@ -8,7 +8,7 @@ import numpy as np
 
 from unet_jax.data.images import read_label
 from unet_jax.data.labels import to_label, values_of
-from unet_jax.data.pairs import LABEL_SUFFIXES
+from unet_jax.data.rooms import LABEL_SUFFIXES
 from unet_jax.inputs import find_inputs
 from unet_jax.outputs import LABELS
 from unet_jax.prediction import Prediction, Predictor, class_map

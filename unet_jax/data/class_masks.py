@@ -18,6 +18,7 @@ from unet_jax.data.images import image_of, label_of, named
 from unet_jax.data.labels import Values, anti_aliased, decide_kind, values_of
 
 MAX_CLASSES = 256
+FEW = 32  # numbers that may be classes even where each lies in one piece
 IGNORED, _UNKNOWN = 65_535, 65_534  # what a legend gives for pixels that do not count, and for values it has not
 _SHIFTS = np.array([65_536, 256, 1], np.int32)  # of red, green and blue
 
@@ -117,7 +118,7 @@ def decide(found: Survey, *, ignore: int | None = None) -> Legend:
     * one number beside 0: background and foreground
     * colours: a class each, black first, the others by red, green, blue
     * greys between 0 and 255, as soft edges and JPEG leave them: foreground from 128 up
-    * numbers that are objects' (`labels.decide_kind`): background and foreground
+    * numbers that are objects' (`labels.decide_kind`), counted through in most files: background and foreground
     * up to 256 other numbers: a class each; 255 beside 0..n does not count
 
     Raises:
@@ -204,9 +205,13 @@ def _soft(files: Sequence[Values], totals: Counter[int], lossy: int) -> str:
 
 def _are_objects(files: Sequence[Values], values: Sequence[int]) -> bool:
     try:
-        return decide_kind(files) == "instances"
+        numbered = decide_kind(files) == "instances"
     except ValueError:  # open: classes, unless there are too many
         return len(values) > MAX_CLASSES
+    # Objects are numbered through: a file that holds 5 holds 4. Of few classes any may be missing.
+    found = [set(file.values) - {0} for file in files]
+    gaps = sum(max(numbers) > len(numbers) for numbers in found if numbers)
+    return numbered and (len(values) > FEW or gaps <= sum(map(bool, found)) / 2)
 
 
 def _without(file: Values, ignore: int | None) -> Values:

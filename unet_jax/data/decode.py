@@ -1,4 +1,4 @@
-"""One file to raw numbers: PNG and JPEG by pillow, TIFF by tifffile, told apart by their first bytes, not by name."""
+"""One file to raw numbers: PNG, JPEG, GIF and BMP by pillow, TIFF by tifffile, told apart by their first bytes."""
 
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 
 MAX_PIXELS = 2**28
 _LOSSY_TIFF = {6: "JPEG", 7: "JPEG", 34892: "lossy JPEG"}
+READ = ("PNG", "JPEG", "TIFF", "GIF", "BMP")
 _KNOWN = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -14,8 +15,8 @@ _KNOWN = {
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
     b"RIFF": "a WebP",
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a zip archive",
@@ -50,7 +51,7 @@ class Raw(NamedTuple):
 
 
 def decode(path: Path) -> Raw:
-    """Numbers of one PNG, JPEG or TIFF file, upright as viewers show it; Refused, or whatever the decoder raises."""
+    """Numbers of one file in a format of `READ`, upright as viewers show it; Refused, or what the decoder raises."""
     with path.open("rb") as file:
         head = file.read(32)
         if not head:
@@ -63,11 +64,13 @@ def decode(path: Path) -> Raw:
             return _decode_jpeg(file)
         if content == "TIFF":
             return _decode_tiff(file)
+        if content in ("GIF", "BMP"):
+            return _decode_old(file, content)
     raise Refused(f"holds {content}, whatever its name says: convert it to PNG or TIFF")
 
 
 def content_of(head: bytes) -> str:
-    """What a file is by its first 32 bytes: PNG, JPEG, TIFF, or words for anything else."""
+    """What a file is by its first 32 bytes: one of `READ`, or words for anything else."""
     return next((name for magic, name in _KNOWN.items() if head.startswith(magic)), "no image known here")
 
 
@@ -118,6 +121,18 @@ def _decode_jpeg(file: BinaryIO) -> Raw:
     if picture.mode not in ("L", "RGB"):
         raise Refused(f"has the colours of a printing press ({picture.mode}): convert it to RGB")
     return Raw(_upright(np.asarray(picture), picture), 8, lossy="JPEG")
+
+
+def _decode_old(file: BinaryIO, content: str) -> Raw:
+    from PIL import BmpImagePlugin, GifImagePlugin
+
+    picture = GifImagePlugin.GifImageFile(file) if content == "GIF" else BmpImagePlugin.BmpImageFile(file)
+    _check_size(picture.height, picture.width)
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        raise Refused(f"is an animation of {frames} frames: save each in a file of its own")
+    values, mode = np.asarray(picture), picture.mode
+    palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if mode == "P" else None
+    return Raw(values, 1 if mode == "1" else 8, mode == "RGBA", palette)
 
 
 def _decode_tiff(file: BinaryIO) -> Raw:

@@ -1,18 +1,12 @@
 """Which files of a folder belong together, and what its index.csv says about them; no file is decoded here."""
 
 import csv
-import os
-import unicodedata
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-LABEL_SUFFIXES = ("_mask", "_label", "_seg")
-LAYOUT = "expected are images/NAME.png and labels/NAME.png (or masks/NAME.png), of any extension of " + " ".join(
-    EXTENSIONS
-)
+from unet_jax.data.rooms import EXTENSIONS, LAYOUT, Files, bare_stem, find_files, found_in, stem_of
 
 
 class Pair(NamedTuple):
@@ -40,9 +34,10 @@ def match(folder: Path) -> Matched:
 
     Raises FileNotFoundError or ValueError only where images/ or labels/ are missing or both labels/ and masks/ there.
     """
-    rooms = image_folder, label_folder = _rooms(folder)
-    images, labels = _by_stem(image_folder), _by_stem(label_folder)
+    rooms, images, labels = find_files(folder)
     named = _without_suffix(labels.files, images.files)
+    if not images.files.keys() & named.files.keys():
+        named = named._replace(files=_by_core(images.files, named.files))
     return Matched(
         [
             Pair(stem, images.files[stem], named.files[stem])
@@ -60,19 +55,21 @@ def match(folder: Path) -> Matched:
 def find_pairs(folder: Path) -> list[Pair]:
     """Images and labels of the same name, sorted by name.
 
-    A label may end in `_mask`, `_label` or `_seg`. Raises FileNotFoundError or ValueError, naming up to five files.
+    A label may end in `_mask`, `_label` or another of `rooms.LABEL_SUFFIXES`. Where no name of an image is that of a
+    label, they belong together when they differ in what all images, or all labels, have in common (21_training,
+    21_manual1), which is said in a warning. Raises FileNotFoundError or ValueError, naming up to five files.
     """
     found = match(folder)
     image_folder, label_folder = found.rooms
     for path in found.slashed:
         raise ValueError(f"{path}: its name has a backslash, which other systems read as a folder: rename it")
     for one, other in found.doubles:
-        raise ValueError(f"{one} and {other} are both for {_stem(one.name)}: rename or take away one of them")
+        raise ValueError(f"{one} and {other} are both for {stem_of(one.name)}: rename or take away one of them")
     if found.ignored:
         what = _some(found.ignored, "entry", "entries")
         warnings.warn(f"{what} ignored: only files ending in {' '.join(EXTENSIONS)} are read", stacklevel=4)
     if not found.pairs and not found.images:
-        raise ValueError(f"{image_folder}: no images in it, found {_found(image_folder)}; {LAYOUT}")
+        raise ValueError(f"{image_folder}: no images in it, found {found_in(image_folder)}; {LAYOUT}")
     if lonely := found.images:
         raise ValueError(
             f"{_some(lonely, 'image')} without a mask in {label_folder}: add the missing mask (all zero where there is "
@@ -82,6 +79,12 @@ def find_pairs(folder: Path) -> list[Pair]:
         raise ValueError(
             f"{_some(lonely, 'mask')} without an image in {image_folder}: add the missing image, give the mask the "
             "image's name, or take the mask away"
+        )
+    if (first := found.pairs[0]).id not in stem_of(first.label.name):
+        warnings.warn(
+            f"{first.label.name} is taken for the mask of {first.image.name}, and the other {len(found.pairs) - 1} "
+            "likewise: their names are alike but for what all have in common",
+            stacklevel=4,
         )
     return found.pairs
 
@@ -108,7 +111,7 @@ def read_index(path: Path, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
                     raise ValueError(
                         f"{path}, line {reader.line_num}: more cells than columns: put quotes round the text"
                     )
-                stem = _stem(row["id"])
+                stem = stem_of(row["id"])
                 if stem in rows:
                     raise ValueError(f"{path}, line {reader.line_num}: id {row['id']} a second time: take one row away")
                 rows[stem] = row
@@ -119,58 +122,12 @@ def read_index(path: Path, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(rows[id][name] for id in ids) for name in names[1:]}
 
 
-def _rooms(folder: Path) -> tuple[Path, Path]:
-    """The folders of images and of labels."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; {LAYOUT}")
-    labels = [folder / name for name in ("labels", "masks") if (folder / name).is_dir()]
-    if not (folder / "images").is_dir() or not labels:
-        missing = "labels (or masks)" if (folder / "images").is_dir() else "images"
-        parent = f"; did you mean {folder.parent}?" if (folder.parent / "images").is_dir() else ""
-        raise ValueError(f"{folder}: no folder {missing} in it, found {_found(folder)}; {LAYOUT}{parent}")
-    if len(labels) > 1:
-        raise ValueError(f"{folder}: both labels and masks in it: rename the one that is not to be used")
-    return folder / "images", labels[0]
-
-
-def _stem(name: str) -> str:
-    """Name without extension, in one spelling of accents (macOS writes another than Linux)."""
-    stem, extension = os.path.splitext(name)
-    return unicodedata.normalize("NFC", stem if extension.lower() in EXTENSIONS else name)
-
-
-class _Files(NamedTuple):
-    files: dict[str, Path]
-    doubles: list[tuple[Path, Path]]
-    slashed: list[Path]
-    ignored: list[Path]
-
-
-def _by_stem(folder: Path) -> _Files:
-    """Files by their name without the extension, and those that cannot be taken."""
-    found = _Files({}, [], [], [])
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini"):
-            continue
-        stem = _stem(path.name)
-        if path.suffix.lower() not in EXTENSIONS or path.is_dir():
-            found.ignored.append(path)
-        elif "\\" in stem:
-            found.slashed.append(path)
-        elif stem in found.files:
-            found.doubles.append((found.files[stem], path))
-        else:
-            found.files[stem] = path
-    return found
-
-
-def _without_suffix(labels: dict[str, Path], images: Collection[str]) -> _Files:
+def _without_suffix(labels: dict[str, Path], images: Collection[str]) -> Files:
     """Labels by the image they belong to, which decides whether a suffix is part of the name."""
-    found = _Files({}, [], [], [])
+    found = Files({}, [], [], [])
     for stem, path in labels.items():
         if stem not in images:
-            bare = next((stem.removesuffix(suffix) for suffix in LABEL_SUFFIXES if stem.endswith(suffix)), stem)
-            stem = bare if bare in images else stem
+            stem = bare if (bare := bare_stem(stem)) in images else stem
         if stem in found.files:
             found.doubles.append((found.files[stem], path))
         else:
@@ -178,12 +135,30 @@ def _without_suffix(labels: dict[str, Path], images: Collection[str]) -> _Files:
     return found
 
 
+def _by_core(images: dict[str, Path], labels: dict[str, Path]) -> dict[str, Path]:
+    """Labels by the image whose name is the same but for a beginning and an end that all images, or labels, share."""
+    ours, theirs = _cores(list(images)), _cores(list(labels))
+    if not ours or ours.keys() != theirs.keys():
+        return labels
+    return {ours[core]: labels[theirs[core]] for core in ours}
+
+
+def _cores(stems: list[str]) -> dict[str, str]:
+    """Names by what tells them apart; numbers are not cut in two. {} where that is nothing, or not enough."""
+    start = len(_beginning(stems).rstrip("0123456789"))
+    rests = [stem[start:] for stem in stems]
+    end = len(_beginning([rest[::-1] for rest in rests])[::-1].lstrip("0123456789"))
+    cores = {rest[: len(rest) - end]: stem for rest, stem in zip(rests, stems, strict=True)}
+    return cores if len(cores) == len(stems) and all(cores) else {}
+
+
+def _beginning(words: list[str]) -> str:
+    """What all words begin with."""
+    first, last = min(words, default=""), max(words, default="")
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
 def _some(things: Sequence[str | Path], one: str, many: str = "") -> str:
     """Their number and the first five."""
     names = ", ".join(str(thing) for thing in things[:5]) + (", ..." if len(things) > 5 else "")
     return f"{len(things)} {one if len(things) == 1 else many or one + 's'} ({names})"
-
-
-def _found(folder: Path) -> str:
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+FILES = ("palette.txt", "palette.csv", "class_dict.csv", "label_colors.txt")
+
 
 def parse_classes(pairs: Sequence[str]) -> dict[str, int]:
     """Names and values of `--classes road=1 "car=0,0,142" tree=#6b8e23`; ValueError for what is not NAME=VALUE."""
@@ -20,17 +22,24 @@ def parse_classes(pairs: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def find_palette(folder: Path) -> Path | None:
+    """The palette file of a data set, by the names in `FILES`; None where there is none."""
+    return next((path for name in FILES if (path := folder / name).is_file()), None)
+
+
 def read_palette(path: Path) -> dict[str, int]:
     """Names and values of a palette file, one class a line: NAME VALUE, NAME RED GREEN BLUE or NAME #RRGGBB.
 
-    Blanks, commas, semicolons or tabs between them; lines that begin with # and a heading without numbers are left
-    out. Raises ValueError for any other line.
+    RED GREEN BLUE NAME serves too. Blanks, commas, semicolons or tabs between them; lines that begin with # and a
+    heading without numbers are left out. Raises ValueError for any other line.
     """
     found: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         words = [word for word in re.split(r"[\s,;]+", line.strip()) if word]
         if not words or line.startswith("#"):
             continue
+        if len(words) > 3 and all(word.isdigit() for word in words[:3]) and not words[-1].isdigit():
+            words = words[3:] + words[:3]
         colour = len(words) > 3 and all(word.isdigit() for word in words[-3:])
         name = " ".join(words[: -3 if colour else -1])
         value = parse_value(",".join(words[-3:]) if colour else words[-1])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -10,8 +12,18 @@ import numpy as np
 from unet_jax import startup
 from unet_jax.data import normalisation
 from unet_jax.data.normalisation import ZScore
+from unet_jax.data.source import Subset, split
 from unet_jax.data.volume_folders import Case, Layout
-from unet_jax.data.volumes import BRAIN, IGNORED, check_case, common_spacing, prepare, read_image, read_label
+from unet_jax.data.volumes import (
+    BRAIN,
+    IGNORED,
+    check_case,
+    common_spacing,
+    prepare,
+    read_image,
+    read_label,
+    spacing_of,
+)
 from unet_jax.logs import replacing
 
 _VERSION = 1  # raise when the same files begin to give other arrays
@@ -21,7 +33,8 @@ class VolumeSource:
     """Cases of a folder of volumes: image (X, Y, Z, C) uint8, label of classes, mask False where not annotated.
 
     A case is read once: it is kept in `cache_dir` (5 bytes a voxel of the box around the brain) and from there mapped
-    into memory, so that a crop reads the image where it lies and no more.
+    into memory, so that a crop reads the image where it lies and no more. `spacing` is what they are resampled to, or
+    None; `voxel` the millimetres of their voxels in either case.
 
     Args:
         layout: of the folder, see `volume_folders.find_cases`.
@@ -48,6 +61,7 @@ class VolumeSource:
         grids = [check_case(case, layout.channels) for case in layout.cases]
         self.layout, self.normalise = layout, normalise
         self.spacing = spacing or common_spacing(grids)
+        self.voxel = self.spacing or spacing_of(grids[0])
         self.ids = tuple(case.id for case in layout.cases)
         self.channels = len(layout.channels)
         self.columns: dict[str, tuple[str, ...]] = {}
@@ -95,6 +109,45 @@ class VolumeSource:
         ]
         text = json.dumps([*facts, self.layout.ignore, self.layout.channels])
         return f"{case.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+FEW = 40  # cases: below, no hash can split them
+
+
+def share_cases(source: VolumeSource, *, test: Sequence[str] = (), val: Sequence[str] = ()) -> dict[str, Subset]:
+    """Training, validation and test cases, {"train", "val", "test"}: no patient is in two, unless there are too few.
+
+    By a hash of their names from `FEW` cases on; below, the last fifth is for the test and the fifth before it for
+    validation. Where a fifth is none, the last is for the test and the first training case validates too, with a
+    warning.
+
+    Args:
+        source: all cases.
+        test: names of those that are only scored; chosen as above when empty.
+        val: names of those that choose the checkpoint, likewise.
+
+    Raises:
+        ValueError: for a name that no case has, and where none is left to train on.
+    """
+    if unknown := {*test, *val} - set(source.ids):
+        raise ValueError(f"no case {', '.join(sorted(unknown))}: there are {', '.join(source.ids[:20])}")
+    if len(source) >= FEW and not (test or val):
+        return split(source)
+    fifth = len(source) // 5
+    test = list(test) or [id for id in source.ids if id not in val][-max(1, fifth) :]
+    rest = [id for id in source.ids if id not in test]
+    val = list(val) or (rest[-fifth:] if fifth else [])
+    train = [id for id in rest if id not in val]
+    if not train:
+        raise ValueError(f"{len(source)} cases, of which none is left to train on: add cases, or name fewer to test")
+    if not val:
+        warnings.warn(
+            "too few cases to keep some for validation: a training case chooses the checkpoint, which flatters it",
+            stacklevel=2,
+        )
+        val = train[:1]
+    parts = {"train": train, "val": val, "test": test}
+    return {name: Subset(source, [source.ids.index(id) for id in ids]) for name, ids in parts.items()}
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -149,9 +149,14 @@ def size_at(grid: Grid, spacing: Spacing) -> tuple[int, ...]:
     return tuple(max(1, round(n * have / want)) if abs(have / want - 1) > 0.01 else n for n, have, want in pairs)
 
 
+def spacing_of(grid: Grid) -> Spacing:
+    """Millimetres from voxel to voxel to the right, front and up."""
+    return to_ras(np.empty(grid.shape, bool), grid)[1].spacing
+
+
 def common_spacing(grids: Sequence[Grid]) -> Spacing | None:
     """None when all volumes have one spacing (to a hundredth); else the median along right, front and up."""
-    spacings = np.array([to_ras(np.empty(grid.shape, bool), grid)[1].spacing for grid in grids])
+    spacings = np.array([spacing_of(grid) for grid in grids])
     if np.allclose(spacings, spacings[0], rtol=0.01):
         return None
     return tuple(float(n) for n in np.median(spacings, axis=0))

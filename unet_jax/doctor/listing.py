@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unet_jax.data.decode import content_of
+from unet_jax.data.decode import READ, content_of
 from unet_jax.data.pairs import Matched, Pair, match, read_index
 from unet_jax.data.source import split_of
 from unet_jax.doctor.findings import Case
@@ -74,7 +74,7 @@ def first_bytes(pairs: Sequence[Pair], name: Callable[[Path], str]) -> list[tupl
                 size, content = 0, error.strerror or str(error)
             if content == "JPEG" and path is pair.label:
                 found.append(("lossy-mask", Case((name(path),), "a JPEG")))
-            elif content not in ("PNG", "JPEG", "TIFF"):
+            elif content not in READ:
                 found.append(("unreadable", Case((name(path),), f"holds {content}")))
             elif path is pair.image:
                 sizes[size].append(pair)

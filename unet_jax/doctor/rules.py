@@ -30,7 +30,7 @@ RULES: dict[str, Rule] = {
     "ignored-file": Rule(
         "warning",
         "files that are not read",
-        "save images and masks as PNG, TIFF or JPEG (masks never as JPEG), or take them away",
+        "save images and masks as PNG, TIFF, BMP, GIF or JPEG (masks never as JPEG), or take them away",
     ),
     "case-clash": Rule(
         "warning", "names that differ only in upper and lower case, one file on macOS and Windows", "rename one of them"
