@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import math
-import resource
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +26,7 @@ import jax
 import numpy as np
 import optax
 
-from unet_jax import augment, losses, metrics, parallel, regions, report, surface, training
+from unet_jax import augment, losses, memory, metrics, parallel, regions, report, surface, training
 from unet_jax.checkpoint import provenance
 from unet_jax.data import normalisation
 from unet_jax.data.phantom import write_phantoms
@@ -257,18 +256,19 @@ def finish(config: Config, source: VolumeSource, parts: dict[str, Subset], posit
     predictor = VolumePredictor.load(config.workdir, overlap=config.overlap, batch=config.batch)
     chosen = {"test": parts["test"].ids, "train": parts["train"].ids[: config.scored_train_cases]}
     scores = evaluate_cases(predictor, source.layout, chosen, config.workdir, tolerance=config.tolerance)
-    card = predictor.card
+    card, peak = predictor.card, memory.peak_bytes()
     facts = {
         **scores.parts,
         "rules": {"empty": surface.EMPTY_RULE, "surface_dice_mm": config.tolerance},
         # the first case holds the compilation
         **facts_of(card, position, data=config.data, first_case=scores.seconds[0], a_case=min(scores.seconds)),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak,
     }
     write_json(config.workdir / "results.json", facts)
     title = f"3-D U-Net on {Path(config.data).name}"
     report.curves(read_rows(config.workdir / "metrics.jsonl"), config.workdir / "report" / "curves.png", title=title)
     print("\n".join(scores.lines()))
+    print(f"{min(scores.seconds):.1f} s to predict a case; peak memory of the run {memory.size(peak or 0)}")
     print(f"report: {config.workdir / 'report'}, labels: {config.workdir / 'predictions'}")
 
 

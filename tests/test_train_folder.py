@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
@@ -10,6 +13,7 @@ from PIL import Image
 
 from experiments import train_folder
 from tests.folders import save, squares
+from unet_jax import losses
 from unet_jax.planning import Statistics, make_plan
 
 
@@ -102,6 +106,28 @@ def test_misuse_is_named(tmp_path):
         with pytest.raises(ValueError, match=message):
             train_folder.main(dataclasses.replace(train_folder.Config(data="x", workdir=tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["dice+ce", "tversky+focal"])
+def test_a_class_absent_from_the_batch_neither_rewards_nor_punishes(name):
+    label = jnp.asarray(squares([1, 2], pieces=5, size=16)[None], jnp.int32)
+    mask, rng = jnp.ones(label.shape, bool), np.random.default_rng(0)
+    guess = jnp.asarray(rng.normal(size=(1, 16, 16, 3)), jnp.float32)
+    without, loss = (train_folder.make_losses(classes)[name] for classes in (3, 4))
+    # A fourth class that nobody drew and nobody predicts changes nothing: it is no easy success.
+    nowhere = jnp.full((1, 16, 16, 1), -60.0)
+    np.testing.assert_allclose(
+        loss(jnp.concatenate([guess, nowhere], -1), label, mask), without(guess, label, mask), rtol=1e-5
+    )
+    # Background taken for it costs what a wrong pixel costs, and nothing on top for the overlap of that class.
+    right = 20 * jax.nn.one_hot(label, 4)
+    wrong = right.at[0, 15].set(20 * jnp.eye(4)[3])
+    pixels = partial(losses.focal, alpha=None) if "focal" in name else losses.cross_entropy
+    weight = 4 if "focal" in name else 1
+    overlap = [loss(x, label, mask) - weight * pixels(x, label, mask) for x in (right, wrong)]
+    assert not label[0, 15].any()
+    assert pixels(wrong, label, mask) > 1
+    np.testing.assert_allclose(*overlap, atol=1e-5)
 
 
 def test_every_planned_loss_exists():

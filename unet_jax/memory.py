@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,15 @@ def free_bytes(devices: Sequence[Any]) -> int | None:
     if any(not {"bytes_limit", "bytes_in_use"} <= s.keys() for s in stats):
         return None
     return min(s["bytes_limit"] - s["bytes_in_use"] for s in stats)
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process has had so far, that of a GPU not counted; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe(need: Need, free: int | None, devices: int, mends: str) -> str:

@@ -66,10 +66,14 @@ def sliding_window(
     return canvas[inside]
 
 
+def margins(patch: Sequence[int], overlap: float) -> list[int]:
+    """Voxels at each end of a tile's axes that its neighbours cover too."""
+    return [min(math.ceil(overlap * p / 2), (p - 1) // 2) for p in patch]
+
+
 def _plan(room: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> tuple[np.ndarray, list[np.ndarray]]:
     """Corners of all tiles (N, rank), and along each axis the share of each in the voxels it covers (N, patch)."""
-    margins = [min(math.ceil(overlap * p / 2), (p - 1) // 2) for p in patch]
-    found = tiles(room, patch=patch, margin=margins)
+    found = tiles(room, patch=patch, margin=margins(patch, overlap))
     axes = [sorted({tile.origin[axis] for tile in found}) for axis in range(len(room))]
     tables = [shares(n, p, origins) for n, p, origins in zip(room, patch, axes, strict=True)]
     origins = np.array(list(itertools.product(*axes)), np.int32)

@@ -29,6 +29,7 @@ class PredictVolumes:
 
 def predict_volumes(config: PredictVolumes) -> int:
     """Run the command; the exit code is 1 when a case failed."""
+    from unet_jax import memory
     from unet_jax.data.volume_folders import find_images
     from unet_jax.volume_evaluation import predict_cases
     from unet_jax.volume_prediction import VolumePredictor
@@ -36,7 +37,7 @@ def predict_volumes(config: PredictVolumes) -> int:
     predictor = VolumePredictor.load(config.model, overlap=config.overlap, batch=config.batch)
     cases = [case for path in config.input for case in find_images(path, predictor.modalities)]
     done, failed = predict_cases(predictor, cases, config.output, overwrite=config.overwrite, say=print)
-    print(f"{len(done)} cases done; results in {config.output}")
+    print(f"{len(done)} cases done; peak memory {memory.size(memory.peak_bytes() or 0)}; results in {config.output}")
     for reason in failed:
         print(f"failed: {reason}", file=sys.stderr)
     return 1 if failed else 0
