@@ -35,7 +35,7 @@ def test_defects_of_a_few_pixels_in_small_grey_images_of_all_sizes(tmp_path, cap
     plan, legend, parts, said = prepare(stand_ins.defects, tmp_path, capsys)
     assert (legend.names, legend.notes) == (("background", "foreground"), ())
     assert (plan.loss, plan.centred) == ("tversky+focal", 0.67)
-    assert "the rarest class, is 0.1" in said
+    assert "what is missed costs more than what is false" in said
     assert "smaller ones are mirrored around" in plan.reasons["patch"]
     held = [bool(parts["train"][i]["label"].any()) for i in range(len(parts["train"]))]
     assert 0 < np.mean(held) < 1  # images without a defect are seen too
