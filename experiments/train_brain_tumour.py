@@ -89,6 +89,8 @@ class Config:
     """Share of features dropped at the two deepest levels."""
     augment: bool = True
     """Flips, rotation about three axes, scale, elastic deformation, blur, brightness, contrast, gamma and noise."""
+    refine: float = 0.25
+    """Share of the steps, the last ones, in which volumes are only flipped."""
     learning_rate: float = 2e-3
     """Adam's step size at its highest; it follows a cosine to zero."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -120,8 +122,10 @@ def resolve(config: Config, backend: str) -> Config:
     chosen = {name: value for name, value in PRESETS[preset].items() if name != "patch"}  # which the volumes may limit
     config = dataclasses.replace(with_preset(config, chosen), preset=preset, workdir=workdir, dtype=dtype)
     startup.check_least(config, epochs=1, batch=1, crops=1, seed=0, learning_rate=1e-9, max_minutes=0.01, tolerance=0)
-    if not (0 <= config.dropout < 1 and 0 <= config.centred <= 1 and 0 <= config.overlap < 1):
-        raise ValueError("--dropout, --centred and --overlap are shares: give numbers from 0 to below 1")
+    if not (
+        0 <= config.dropout < 1 and 0 <= config.centred <= 1 and 0 <= config.overlap < 1 and 0 <= config.refine < 1
+    ):
+        raise ValueError("--dropout, --centred, --refine and --overlap are shares: give numbers from 0 to below 1")
     return config
 
 
@@ -168,7 +172,8 @@ def compose(
     tilt = 30.0 * min(side) / max(side)
     changes = augment.volume(rotation=(tilt, tilt, 30.0), spacing=source.voxel) if config.augment else None
     count = partial(regions.count_regions, decide=decide, regions=members)
-    step = training.make_train_step(model, optimizer, loss, target=same, augment=changes)
+    refine = (augment.flips, config.refine) if config.augment else None
+    step = training.make_train_step(model, optimizer, loss, target=same, augment=changes, refine=refine)
     eval_step = training.make_eval_step(model, loss, count, target=same, classify=decide)
     return model, optimizer, step, eval_step
 

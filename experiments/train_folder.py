@@ -87,6 +87,8 @@ class Config:
     """Minutes of training and validation, at most; the learning rate comes down to zero when they end."""
     patience: int | None = None
     """Stop after this many epochs without a better validation IoU; None: never."""
+    refine: float = 0.25
+    """Share of the steps, the last ones, in which images are only flipped and turned."""
     learning_rate: float = 2e-3
     """Adam's step size at its highest; comes down to zero along a cosine."""
     norm: Literal["none", "batch", "group"] = "group"
@@ -116,7 +118,7 @@ def resolve(config: Config, backend: str) -> Config:
     startup.check_least(
         config, epochs=1, batch=1, patch=1, patience=1, seed=0, learning_rate=1e-9, max_minutes=0.01, crops=1, balance=0
     )
-    for name in ("dropout", "centred"):
+    for name in ("dropout", "centred", "refine"):
         if not 0 <= (getattr(config, name) or 0) < 1:
             raise ValueError(f"--{name} {getattr(config, name)}: give a share from 0 to below 1, such as 0.3")
     return config
@@ -178,7 +180,8 @@ def compose(
     loss = make_losses(classes)[plan.loss]
     count = partial(metrics.confusion, num_classes=classes)
     changes = augment.strong() if config.augment else None
-    step = training.make_train_step(model, optimizer, loss, target=lambda label: label, augment=changes)
+    refine = (augment.light, config.refine) if config.augment else None
+    step = training.make_train_step(model, optimizer, loss, target=lambda label: label, augment=changes, refine=refine)
     eval_step = training.make_eval_step(model, loss, count, target=lambda label: label)
     return model, optimizer, step, eval_step
 
