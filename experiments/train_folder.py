@@ -29,14 +29,13 @@ import optax
 
 from unet_jax import augment, class_scores, losses, metrics, parallel, scorecard, training
 from unet_jax.checkpoint import provenance
-from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, split, steps_per_epoch, train_batches
+from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
 from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
 from unet_jax.data.pairs import find_pairs
 from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
-from unet_jax.data.source import split_few
 from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
-from unet_jax.data.windows import Windows, scheduled_visits
+from unet_jax.data.windows import Windows, scheduled_visits, share_out
 from unet_jax.evaluation import evaluate
 from unet_jax.logs import plain, write_json
 from unet_jax.loop import Budget, Position
@@ -144,20 +143,6 @@ def open_source(config: Config) -> tuple[Source, Legend]:
     return source, legend
 
 
-def share_out(source: Source) -> tuple[Source, dict[str, Subset]]:
-    """The images and their split; where images are too few, windows of them are split."""
-    try:
-        return source, split(source)
-    except ValueError:
-        if len(source) >= 3:
-            print(f"{len(source)} images are few: at least one of them is for validation, and one for the test")
-            return source, split_few(source)
-        side = min(min(source[i]["label"].shape) for i in range(len(source))) // 4
-        source = Windows(source, max(side, 16))
-        print(f"too few images to split: cut into {len(source)} windows that share no pixel, which are split instead")
-        return source, split_few(source)
-
-
 def make_losses(classes: int) -> dict[str, Any]:
     """The losses by name; with many classes an image that holds none of one says nothing about its overlap."""
     overlap = {"background": False, "present_only": classes > 2}
@@ -189,9 +174,9 @@ def compose(
 def prepare(config: Config) -> tuple[Plan, Legend, dict[str, Source], normalisation.Normalisation]:
     """Look at the folder, say what was found, and plan; the parts are normalised, scenes of the training part cut."""
     images, legend = open_source(config)
-    for line in legend.notes:
+    source, parts, remarks = share_out(images)
+    for line in (*legend.notes, *remarks):
         print(f"note: {line}")
-    source, parts = share_out(images)
     print(", ".join(f"{name}: {len(part)} images" for name, part in parts.items()))
     found = measure(parts["train"], legend.names)
     chosen = {name: getattr(config, name) for name in PLANNED}
@@ -286,11 +271,12 @@ def finish(
     print(*class_scores.table(rows), sep="\n")
     for line in class_scores.warnings_of(rows):
         print(line, file=sys.stderr if line.startswith("WARNING") else sys.stdout)
+    worst = scores["worst_class"]
     print(
         f"test ({scores['images']} images, checkpoint of epoch {card['position']['epoch']}): IoU "
-        f"{scores['iou_pooled']:.4f}, Dice {scores['dice_pooled']:.4f}, pooled and meaned over classes; worst class "
-        f"{scores['worst_class']} {scores['worst_iou'] or 0:.4f}; means over images {scores['iou_mean']:.4f}, "
-        f"{scores['dice_mean']:.4f}"
+        f"{scores['iou_pooled']:.4f}, Dice {scores['dice_pooled']:.4f}, pooled and meaned over classes; "
+        + (f"worst class {worst} {scores['worst_iou']:.4f}" if worst else "no foreground in the truth of these images")
+        + f"; means over images {scores['iou_mean']:.4f}, {scores['dice_mean']:.4f}"
     )
     print(f"report: {folder / 'curves.png'}, {folder / 'examples.png'}, {config.workdir / 'results.json'}")
 

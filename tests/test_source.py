@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unet_jax.data.source import Source, Subset, count_kinds, fewer, split, split_of
+from unet_jax.data.source import Source, Subset, count_kinds, fewer, lend, split, split_of
 
 
 class Numbers:
@@ -86,3 +86,23 @@ def test_fewer_images_are_a_part_of_more():
     assert fewer(source, 40).ids != source.ids, "in the hashes' order"
     with pytest.raises(ValueError, match="41 of 40 images"):
         fewer(source, 41)
+
+
+def test_parts_without_foreground_are_lent_some():
+    """Images 0 to 3 train, 4 and 5 validate, 6 tests; of images of foreground training keeps one."""
+
+    def parts():
+        source = Numbers("abcdefg")
+        return {"train": Subset(source, range(4)), "val": Subset(source, (4, 5)), "test": Subset(source, (6,))}
+
+    def of(*numbers):
+        exchanged, moved = lend(parts(), lambda sample: int(sample["image"][0, 0, 0]) in numbers)
+        return {name: part.indices for name, part in exchanged.items()}, moved
+
+    whole = {name: part.indices for name, part in parts().items()}
+    assert of(0, 5, 6) == (whole, [])
+    assert of(0) == of() == (whole, [])  # none to spare
+    lent, moved = of(0, 2, 3, 6)
+    assert lent == {"train": (0, 1, 2, 4), "val": (3, 5), "test": (6,)}
+    assert moved == ["d was taken from training for val, which had no such image"]
+    assert of(0, 2, 3)[0] == {"train": (0, 1, 4, 6), "val": (3, 5), "test": (2,)}

@@ -79,7 +79,7 @@ def test_a_single_scene_is_cut_and_split(tmp_path, capsys):
     _, _, parts, _ = train_folder.prepare(config(tmp_path, tmp_path / "run"))
     ids = [{i.split("@")[1] for i in part.ids} for part in parts.values()]
     assert not ids[0] & ids[1] | ids[1] & ids[2] | ids[0] & ids[2]
-    assert "cut into 20 windows that share no pixel" in capsys.readouterr().out
+    assert "cut into 20 windows that share no pixel, to be split" in capsys.readouterr().out
 
 
 def test_palette_and_ignore(tmp_path):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -130,6 +130,26 @@ def split_few(source: Source) -> dict[str, Subset]:
         "val": Subset(source, order[count - 2 * few : count - few]),
         "test": Subset(source, order[count - few :]),
     }
+
+
+def lend(parts: Mapping[str, Subset], holds: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Subset], list[str]]:
+    """The parts, and what was exchanged so that validation and test hold an image of which `holds(sample)` is true.
+
+    A part without one gives its first image for the last such image of the training part, while that has two. Without
+    it a set of which most images are empty may have nothing to be scored on. Where all is well, nothing moves.
+    """
+    rows, moved = {name: list(part.indices) for name, part in parts.items()}, []
+    source = parts["train"].source
+    for name in ("val", "test"):
+        if any(holds(source[i]) for i in rows[name]):
+            continue
+        spare = [i for i in rows["train"] if holds(source[i])]
+        if len(spare) > 1:
+            rows["train"].remove(spare[-1])
+            rows["train"].append(rows[name][0])
+            rows[name][0] = spare[-1]
+            moved.append(f"{source.ids[spare[-1]]} was taken from training for {name}, which had no such image")
+    return {name: Subset(source, chosen) for name, chosen in rows.items()}, moved
 
 
 def count_kinds(source: Source, column: str = "kind") -> dict[str, int]:

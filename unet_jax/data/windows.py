@@ -1,4 +1,4 @@
-"""Large scenes as many small samples, and how often each sample is visited; no pixel is copied."""
+"""Large scenes as many small samples, how samples are split, and how often each is visited; no pixel is copied."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from unet_jax.data.source import Source, Subset
+from unet_jax.data.source import Source, Subset, lend, split, split_few
 
 
 class Windows:
@@ -53,6 +53,27 @@ class Windows:
 def _parts(n: int, side: int) -> list[slice]:
     cuts = np.linspace(0, n, max(1, n // side) + 1).astype(int).tolist()
     return [slice(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def share_out(source: Source) -> tuple[Source, dict[str, Subset], list[str]]:
+    """The images, their split, and remarks on it for the user.
+
+    They are split by the hash of their names, or, where they are few, at least one each for validation and test; of
+    fewer than three images windows are split. Validation and test hold foreground where there is enough of it.
+    """
+    remarks = []
+    try:
+        parts = split(source)
+    except ValueError:
+        if len(source) < 3:
+            side = min(min(source[i]["label"].shape) for i in range(len(source))) // 4
+            source = Windows(source, max(side, 16))
+            remarks.append(f"too few images to split: cut into {len(source)} windows that share no pixel, to be split")
+        else:
+            remarks.append(f"{len(source)} images are few: at least one of them is for validation, one for the test")
+        parts = split_few(source)
+    parts, moved = lend(parts, lambda sample: bool(sample["label"][sample["mask"]].any()))
+    return source, parts, [*remarks, *(f"an image with foreground, {line}" for line in moved)]
 
 
 def scheduled_visits(source: Source, *, patch: Sequence[int], crops: int, balance: float) -> Subset:
