@@ -5,9 +5,10 @@
     python -m experiments.train_folder --data FOLDER --palette colours.txt --epochs 40 --patch 512
     python -m experiments.train_folder --data textures               # 32 made-up classes, some rare
 
-FOLDER holds images/ and masks/ (or labels/), paired by name: 8 or 16 bit, any number of bands, any size. What the masks
-hold is looked at and said: 0/255, soft edges, numbers of classes, colours. Patch, depth, batch, loss, sampling and
-length are planned from the training images, printed with the reason and kept in plan.json; an option overrides each.
+FOLDER holds images/ and masks/ (or labels/, gt/ ...), paired by name: 8 or 16 bit, any number of bands, any size. What
+the masks hold is looked at and said: 0/255, soft edges, numbers of classes, colours. Patch, depth, batch, loss,
+sampling and length are planned from the training images, printed with the reason and kept in plan.json; an option
+overrides each.
 
 The made-up classes: IoU of the worst class and the mean are printed; not yet measured.
 """

@@ -25,10 +25,10 @@ class _Facts(NamedTuple):
 
 
 class FolderSource:
-    """Source of the pairs `images/NAME.png`, `labels/NAME.png` (or `masks/`) in a folder; PNG, TIFF and JPEG images.
+    """Source of the pairs `images/NAME.png`, `labels/NAME.png` (or `masks/`) in a folder, in a format of `decode.READ`.
 
-    A mask may be named NAME_mask, NAME_label or NAME_seg. An `index.csv` whose first column is `id` gives `columns`:
-    rows without an image are ignored, an image without a row is an error.
+    `rooms` and `pairs` say which other names of folders and masks are understood. An `index.csv` whose first column is
+    `id` gives `columns`: rows without an image are ignored, an image without a row is an error.
 
     Args:
         folder: holds `images` and `labels` or `masks`.
