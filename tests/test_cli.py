@@ -11,11 +11,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.trained import SMALL, TILE, bright_variables, card, save_run
+from tests.trained import SMALL, TILE, bright_variables, card, random_variables, save_run
 from unet_jax import cli
 from unet_jax.data.images import read_label
 from unet_jax.inputs import find_inputs
-from unet_jax.models import MODELS
+from unet_jax.models import MODELS, UNet
 
 SIZES = {"a": (20, 31), "b": (TILE, TILE), "c": (7, 5)}
 
@@ -78,6 +78,17 @@ def test_a_folder_of_images(run, folder, capsys):
         (name, str(h), str(w), "2", "16") for name, (h, w) in SIZES.items()
     ]
     assert "3 images done, 6 objects" in capsys.readouterr().out
+
+
+def test_a_model_of_several_classes_gives_classes(folder, tmp_path, capsys):
+    model = UNet((4, 8), classes=3)
+    names = {"classes": ["ground", "road", "house"]}
+    run = save_run(tmp_path / "classes", random_variables(model), card(model) | names)
+    assert cli.predict(config(run, folder)) == 0
+    out = folder.parent / "out"
+    assert {path.name for path in out.iterdir()} == {"labels", "summary.csv", "predict.json"}
+    assert set(np.unique(read_label(out / "labels" / "a.tif"))) <= {0, 1, 2}
+    assert "labels: 0 ground, 1 road, 2 house" in capsys.readouterr().out
 
 
 def test_classes_instead_of_objects_as_png(run, folder):

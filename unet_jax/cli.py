@@ -39,7 +39,7 @@ class Predict:
     threshold: float | None = None
     """Probability from which a pixel belongs to an object; the model's own, else 0.5."""
     instances: bool = True
-    """Number the objects one by one; without, labels are classes, and there are no tables of objects."""
+    """Number the objects one by one; without, and from a model of several classes, labels are classes: no tables."""
     overlay: bool = False
     """Write overlays/NAME.png, the image with every outline; a tiled TIFF for images too large for the memory."""
     probabilities: bool = False
@@ -55,6 +55,7 @@ def predict(config: Predict) -> int:
     import jax
     from tqdm import tqdm
 
+    from unet_jax.heads import tells_objects
     from unet_jax.inputs import find_inputs
     from unet_jax.predict_files import predict_files
     from unet_jax.prediction import Predictor
@@ -67,8 +68,11 @@ def predict(config: Predict) -> int:
         print(warning, file=sys.stderr)
     tile = None if config.tile is None else (config.tile, config.tile)
     predictor = Predictor.load(config.model, tile=tile, overlap=config.overlap, batch=config.batch, tta=config.tta)
-    names = [field.name for field in dataclasses.fields(Wanted) if field.name != "spread"]
-    wanted = Wanted(spread=config.probabilities and config.tta, **{name: getattr(config, name) for name in names})
+    names = [field.name for field in dataclasses.fields(Wanted) if field.name not in ("spread", "instances")]
+    wanted = Wanted(
+        spread=config.probabilities and config.tta, instances=config.instances and tells_objects(predictor.card),
+        **{name: getattr(config, name) for name in names},
+    )  # fmt: skip
     threshold = config.threshold or predictor.threshold
     with tqdm(total=0, unit="image", disable=None) as images, tqdm(total=0, unit="tile", disable=None) as tiles:
 
@@ -82,10 +86,13 @@ def predict(config: Predict) -> int:
         counts = {"images": count(images), "tiles": count(tiles)}
         report = predict_files(predictor, inputs, config.output, wanted, threshold=threshold, **counts)
     done = f"{len(report.done)} images done"
-    if config.instances:
+    if wanted.instances:
         done += f", {sum(int(str(row['objects'])) for row in report.done):,} objects"
     kept = f"; {len(report.kept)} were there already and kept (--overwrite makes them again)" if report.kept else ""
     print(f"{done}{kept}; results in {config.output}")
+    if not wanted.instances:
+        first = 0 if len(predictor.card["classes"]) > 1 else 1  # of a single class the background has no name
+        print("labels:", ", ".join(f"{n} {name}" for n, name in enumerate(predictor.card["classes"], start=first)))
     if report.failed:
         all_images = len(report.done) + len(report.kept) + len(report.failed)
         print(f"{len(report.failed)} of {all_images} images failed:", file=sys.stderr)

@@ -141,3 +141,8 @@ def head_of(card: Mapping[str, Any]) -> Head | None:
     if name not in HEADS:
         raise ValueError(f"the card names a head {name!r}, which this version does not know: {', '.join(HEADS)}")
     return HEADS[name]
+
+
+def tells_objects(card: Mapping[str, Any]) -> bool:
+    """Whether a model's foreground is objects of one kind, which can be numbered, or its head tells them apart."""
+    return head_of(card) is not None or len(card["classes"]) <= 2
