@@ -90,7 +90,7 @@ def vessels(folder, count=8):
     view = np.hypot(y - 292, x - 282) < 265
     for i in range(21, 21 + count):
         rng = np.random.default_rng([3, i])
-        lines = [soft(curve(rng, shape, steps=500, bend=0.06), w) for w in (2, 2, 3, 3, 4, 5, 6, 7)]
+        lines = [soft(curve(rng, shape, steps=500, bend=0.06), w) for w in (2, 2, 2, 3, 3, 4, 4, 5, 6, 6, 7, 8)]
         cover = np.max(lines, 0) * view
         image = ground(rng, shape, 30, 1.0, 0.15)[..., None] * 0 + np.array([190.0, 100, 60])
         image = image * (ground(rng, shape, 40, 100, 10) / 100)[..., None]

@@ -77,8 +77,8 @@ def test_five_bands(tmp_path, capsys):
 
 
 def test_colours_with_a_palette_file(tmp_path, capsys):
-    with pytest.warns(UserWarning, match=r"0000_L.png is taken for the mask of 0000.png"):
-        _, legend, parts, _ = prepare(stand_ins.colours, tmp_path, capsys)
+    plan, legend, parts, _ = prepare(stand_ins.colours, tmp_path, capsys)
+    assert "a crop is about as large" in plan.reasons["patch"]
     assert set(legend.names) == {"Sky", "Road", "Pole", "Void"}
     assert legend.names[0] == "Void"  # black
     found = {name: (parts["train"][0]["label"] == k).mean() for k, name in enumerate(legend.names)}

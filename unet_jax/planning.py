@@ -106,7 +106,8 @@ def _patch(found: Statistics, accelerator: bool, chosen: dict, given: dict) -> t
         where = "an accelerator" if accelerator else "a CPU"
         return patch, f"{size}, cut into crops of the most that trains well on {where}"
     small = ", smaller ones are mirrored around" if min(found.height[0], found.width[0]) < patch else ""
-    return patch, f"{size}: a crop holds one whole{small}"
+    fits = "holds one whole" if max(found.height[1], found.width[1]) <= patch else "is about as large"
+    return patch, f"{size}: a crop {fits}{small}"
 
 
 def _widths(found: Statistics, accelerator: bool, chosen: dict, given: dict) -> tuple[tuple[int, ...], str]:
