@@ -140,6 +140,8 @@ def open_source(config: Config) -> VolumeSource:
     source = VolumeSource(find_cases(folder, ignore=config.ignore), spacing=config.spacing)
     if config.outputs == "regions":
         regions.own_classes(tuple(source.layout.regions.values()))
+    if source.spacing is not None:
+        say(f"resampled to {'×'.join(f'{mm:g}' for mm in source.spacing)} mm; labels are written back as the files lie")
     return source.preload()
 
 
