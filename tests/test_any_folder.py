@@ -97,10 +97,12 @@ def test_many_classes_some_of_them_rare(tmp_path, capsys):
 def test_a_run_keeps_its_plan_and_warns_of_classes_that_are_predicted_nowhere(tmp_path, capsys):
     stand_ins.colours(tmp_path / "data", 6, shape=(40, 48))
     tiny = {"widths": (4, 8), "patch": 32, "batch": 2, "crops": 2, "epochs": 1, "augment": False, "norm": "none"}
-    with pytest.warns(UserWarning, match="is taken for the mask"):
-        assert (
-            train_folder.main(train_folder.Config(data=str(tmp_path / "data"), workdir=tmp_path / "run", **tiny)) == 0
-        )
+    config = train_folder.Config(data=str(tmp_path / "data"), workdir=tmp_path / "run", **tiny)
+    assert train_folder.main(config) == 0
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["classes"]
+    lost = [name for name, row in rows.items() if row["pixels"] and not row["predicted"]]
+    warned = capsys.readouterr().err
+    assert [name for name in rows if f"WARNING: {name} is predicted nowhere" in warned] == lost
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert plan["reasons"]["widths"] == "given"
     assert "colours" in plan["reasons"]["normalisation"]
