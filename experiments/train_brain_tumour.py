@@ -147,7 +147,7 @@ def open_source(config: Config) -> VolumeSource:
 
 def make_plan(config: Config, source: VolumeSource) -> VolumePlan:
     """Patch and strides for the median case: no longer than it is, halved where it is thick enough."""
-    size = np.median([source[i]["label"].shape for i in range(len(source))], axis=0)
+    size = np.median([source[i]["label"].shape for i in range(len(source))], axis=0).tolist()
     most = PRESETS[config.preset]["patch"]
     return plan_volumes(size, source.voxel, depth=len(config.widths) - 1, most=most, patch=config.patch)
 
@@ -235,6 +235,8 @@ def announce(config: Config, parts: dict[str, Subset], plan: VolumePlan) -> None
     say_device(parallel.device_name(), jax.default_backend(), preset=config.preset, workdir=config.workdir)
     for name, part in parts.items():
         print(f"{name:>5}: {len(part)} cases ({', '.join(part.ids[:8])}{' …' if len(part) > 8 else ''})")
+    if set(parts["val"].ids) <= set(parts["train"].ids):
+        print("too few cases to keep some for validation: a training case chooses the checkpoint, which flatters it")
     print(*plan.lines(), f"{config.centred:.0%} of the crops lie around the tumour", sep="\n")
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -118,8 +117,7 @@ def share_cases(source: VolumeSource, *, test: Sequence[str] = (), val: Sequence
     """Training, validation and test cases, {"train", "val", "test"}: no patient is in two, unless there are too few.
 
     By a hash of their names from `FEW` cases on; below, the last fifth is for the test and the fifth before it for
-    validation. Where a fifth is none, the last is for the test and the first training case validates too, with a
-    warning.
+    validation. Where a fifth is none, the last is for the test, and the first training case validates too.
 
     Args:
         source: all cases.
@@ -140,13 +138,7 @@ def share_cases(source: VolumeSource, *, test: Sequence[str] = (), val: Sequence
     train = [id for id in rest if id not in val]
     if not train:
         raise ValueError(f"{len(source)} cases, of which none is left to train on: add cases, or name fewer to test")
-    if not val:
-        warnings.warn(
-            "too few cases to keep some for validation: a training case chooses the checkpoint, which flatters it",
-            stacklevel=2,
-        )
-        val = train[:1]
-    parts = {"train": train, "val": val, "test": test}
+    parts = {"train": train, "val": val or train[:1], "test": test}
     return {name: Subset(source, [source.ids.index(id) for id in ids]) for name, ids in parts.items()}
 
 
