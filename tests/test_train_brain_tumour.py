@@ -107,7 +107,7 @@ def test_predicting_volumes_from_the_command_line(run, folder, tmp_path, capsys)
 
 def test_the_network_halves_thin_volumes_less_often(folder, tmp_path):
     source = experiment.open_source(config(folder, tmp_path))
-    thin = dataclasses.replace(config(folder, tmp_path, patch=None, widths=(4, 8, 16)), preset="small")
+    thin = dataclasses.replace(config(folder, tmp_path, patch=None, widths=(4, 8, 16)), preset="small", dtype="float32")
     plan = experiment.make_plan(thin, source)
     size = np.median([source[i]["label"].shape for i in range(2)], axis=0)
     assert 8 <= size[2] < 16 <= size[0]  # planes that can be halved once
