@@ -32,6 +32,7 @@ from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, v
 from unet_jax.data.source import Source, describe_split, fewer, split
 from unet_jax.dry_run import describe, tpu_devices
 from unet_jax.evaluation import evaluate, validation_row
+from unet_jax.folds import keep, one_fold, rules, run_folds, split_fold
 from unet_jax.heads import HEADS
 from unet_jax.logs import plain
 from unet_jax.loop import Budget, Position
@@ -90,6 +91,11 @@ class Config:
     """Side in pixels of what the model Classifier gives one verdict on."""
     train_images: int | None = None
     """Train on that many of the training images only; a larger choice holds every smaller one."""
+    folds: int | None = None
+    """Cross-validation: so many models, each trained without one part of the images and tested on it. The budget is
+    that of each; WORKDIR/results.json has the scores of all."""
+    fold: int | Literal["all"] | None = None
+    """With --folds: the one to train, from 0 on (several machines may share the work); all in turn when not given."""
     widths: tuple[int, ...] | None = None
     """Filters of each level, the last at the bottom: one down-sampling less than there are numbers."""
     loss: Literal["dice", "bce", "focal", "dice+bce"] | None = None
@@ -158,7 +164,8 @@ def resolve(config: Config, backend: str) -> Config:
     preset = config.preset if config.preset != "auto" else ("small" if backend == "cpu" else "paper")
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")
-    config = dataclasses.replace(with_preset(config, PRESETS[preset]), preset=preset, workdir=workdir, dtype=dtype)
+    options = {"preset": preset, "workdir": workdir, "dtype": dtype, "fold": one_fold(config.folds, config.fold)}
+    config = dataclasses.replace(with_preset(config, PRESETS[preset]), **options)
     startup.check_least(config, epochs=1, batch=1, accumulate=1, patch=1, patience=1, seed=0, skip_nonfinite=0)
     startup.check_least(config, learning_rate=1e-9, max_minutes=0.01)
     for name in ("dropout", "refine"):
@@ -224,13 +231,25 @@ def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.Gradie
 def main(config: Config) -> int:
     """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
     config = resolve(config, "tpu" if config.topology else jax.default_backend())
-    mesh, patch = choose_mesh(config), (config.patch, config.patch)
     if config.dry_run:
-        return say_costs(config, mesh)
+        return say_costs(config, choose_mesh(config))
+    if config.folds is None:
+        return train(config)
+    return run_folds(config, train, open_source=partial(open_source, config), may_change=MAY_CHANGE, say=say)
+
+
+def open_source(config: Config) -> Normalised:
+    """All images, read and normalised."""
+    return Normalised(open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=say)).preload()
+
+
+def train(config: Config) -> int:
+    """One training, of a resolved config, and its scores."""
+    mesh, patch = choose_mesh(config), (config.patch, config.patch)
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
-    source = Normalised(open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=say)).preload()
+    source = open_source(config)
     config = choose_target(config, source.label_kind)
-    parts = split(source)
+    parts = split(source) if config.folds is None else split_fold(source, config.folds, config.fold)
     if config.train_images is not None:
         parts["train"] = fewer(parts["train"], config.train_images)
     announce(config, parts)
@@ -326,7 +345,7 @@ def finish(
     position: Position, checkpoints: Checkpoints,
 ) -> None:  # fmt: skip
     """Choose how objects are separated on the validation split, score the test split once; results and pictures."""
-    test, objects, began = parts["test"], None, time.perf_counter()
+    test, counts, began = parts["test"], None, time.perf_counter()
     result = score(state, test, keep_predictions=True)
     predictor = Predictor({"params": state.params, **state.model_state}, card, batch=config.batch)
     views = count_foreground(dataclasses.replace(predictor, tta=True), test) if config.tta else None
@@ -335,13 +354,15 @@ def finish(
         found = tuning.tune(predictor, parts["val"])
         checkpoints.amend(found)
         labels, counts = tuning.separate_all(predictor, test, **found["separation"])
-        objects = object_scores.summarise(counts)
         result = dataclasses.replace(result, predictions=labels)
     facts = {
         "test_eight_views": None if views is None else metrics.summarise(views),
-        "objects": objects,
+        "objects": object_scores.summarise(counts) if counts else None,
         **facts_of(card, position, data=config.data, test=time.perf_counter() - began),
     }
+    if config.folds is not None:
+        keep(config.workdir, test, result, counts, views)
+        facts["rules"] = rules(config.folds)
     results = write_results(config.workdir, test, result, facts)
     folder = draw(config.workdir, test, result, title=f"{config.model} on {Path(config.data).name}")
     say(summary(results))

@@ -163,10 +163,12 @@ def about(source: Source, predicted: FromModel | FromFolder, options: Options) -
     if isinstance(predicted, FromModel):
         card = predicted.predictor.card
         learnt = str(card.get("config", {}).get("data", ""))
-        if options.split in ("all", "train") and Path(learnt).name == Path(options.data).name:
+        folds = card.get("config", {}).get("folds")  # whose tests are no part of this split
+        if (options.split in ("all", "train") or folds) and Path(learnt).name == Path(options.data).name:
+            mend = "Those are in results.json above its folder." if folds else "--split test is."
             notes.append(
                 f"The model was trained on a part of {Path(learnt).name}, and the split {options.split} holds images "
-                "that it has seen: these scores are not those of new images. --split test is."
+                f"that it has seen: these scores are not those of new images. {mend}"
             )
         facts |= {"trained_on": learnt, "training_commit": card.get("commit", ""), "device": parallel.device_name()}
     return {

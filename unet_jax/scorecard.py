@@ -1,8 +1,9 @@
 """What a scored run leaves behind: results.json, per_image.csv, and the two pictures of its report."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,13 @@ def facts_of(card: Mapping[str, Any], position: Position, *, data: str, **second
     }
 
 
-def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
+def write_results(
+    workdir: Path, source: Source, result: Evaluation, facts: Mapping[str, Any],
+    *, columns: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """Write results.json (scores, by kind where the source has kinds, rules, `facts`) and per_image.csv.
 
-    Returns what results.json holds. The columns of the source's index.csv stand in per_image.csv beside the scores.
+    Returns what results.json holds. The source's columns and these stand in per_image.csv beside the scores.
     """
     kinds = source.columns.get("kind", ())
     results = {
@@ -51,18 +55,19 @@ def write_results(workdir: Path, source: Source, result: Evaluation, facts: Mapp
     scores = {name: metrics.of_present(score(result.counts), result.counts) for name, score in metrics.SCORES.items()}
     with replacing(workdir / "per_image.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", *source.columns, *scores])
+        texts = {**source.columns, **columns}
+        writer.writerow(["id", *texts, *scores])
         for i, name in enumerate(source.ids):
-            columns = [column[i] for column in source.columns.values()]
-            writer.writerow([name, *columns, *(f"{score[i]:.4f}" for score in scores.values())])
+            words = [column[i] for column in texts.values()]
+            writer.writerow([name, *words, *(f"{score[i]:.4f}" for score in scores.values())])
     return results
 
 
 def summary(results: Mapping[str, Any]) -> str:
     """What `write_results` returned, in lines for people: pixels, by eight views and objects where they were scored."""
     views, objects = results.get("test_eight_views"), results.get("objects")
-    images, epoch = results["test"]["images"], results["best"]["epoch"]
-    lines = [f"test ({images} images, checkpoint of epoch {epoch}): {_pixels(results['test'])}"]
+    images = results["test"]["images"]
+    lines = [f"test ({images} images, {_of_what(results)}): {_pixels(results['test'])}"]
     if views:
         lines.append(f"by the mean of eight views (--tta): {_pixels(views)}")
     if objects:
@@ -81,17 +86,35 @@ def _pixels(scores: Mapping[str, Any]) -> str:
     )
 
 
+def _of_what(results: Mapping[str, Any]) -> str:
+    if "folds" in results:
+        return f"each by the one of {len(results['folds'])} models that has not seen it"
+    return f"checkpoint of epoch {results['best']['epoch']}"
+
+
 def draw(workdir: Path, source: Source, result: Evaluation, *, title: str) -> Path:
     """Draw report/curves.png from metrics.jsonl, and report/examples.png of the best, median and worst images."""
     folder = workdir / "report"
     report.curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png", title=title)
-    iou, dice = (metrics.of_present(score(result.counts), result.counts) for score in (metrics.iou, metrics.dice))
+    draw_examples(folder, source, result.counts, result.predictions.__getitem__, title=title)
+    return folder
+
+
+def draw_examples(
+    folder: Path,
+    source: Source,
+    counts: np.ndarray,
+    prediction: Callable[[int], np.ndarray],
+    *,
+    title: str,
+) -> None:
+    """Draw examples.png, of the images with the best, median and worst IoU by their counts (N, K, K)."""
+    iou, dice = (metrics.of_present(score(counts), counts) for score in (metrics.iou, metrics.dice))
     kinds = source.columns.get("kind", ("",) * len(source))
     items = []
     for group, chosen in report.choose_examples(np.asarray(iou)).items():
         for i in chosen:
             sample = {k: source[i][k] for k in ("image", "label", "id")}
             scores = {"iou": float(iou[i]), "dice": float(dice[i])}
-            items.append({**sample, **scores, "prediction": result.predictions[i], "kind": kinds[i], "group": group})
+            items.append({**sample, **scores, "prediction": prediction(i), "kind": kinds[i], "group": group})
     report.examples(items, folder / "examples.png", title=f"{title}: test images")
-    return folder

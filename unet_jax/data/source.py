@@ -86,13 +86,18 @@ def _digest(id: str) -> bytes:
     return hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()
 
 
+def place_of(id: str) -> float:
+    """A number in [0, 1) that depends on the id alone: the first 8 bytes of its sha256 / 2**64."""
+    return int.from_bytes(_digest(id)[:8], "big") / 2**64
+
+
 def split_of(id: str) -> str:
     """Part of the data an image belongs to: "train" (70 %), "val" (15 %) or "test" (15 %), by a hash of its id alone.
 
-    u = first 8 bytes of sha256(id) / 2**64; train if u < 0.70, val if u < 0.85, else test. So adding an image moves
-    no other, and the same id falls in the same part on every machine.
+    Train if `place_of` it is below 0.70, val if below 0.85, else test. So adding an image moves no other, and the same
+    id falls in the same part on every machine.
     """
-    u = int.from_bytes(_digest(id)[:8], "big") / 2**64
+    u = place_of(id)
     return "train" if u < 0.70 else "val" if u < 0.85 else "test"
 
 
@@ -101,14 +106,23 @@ def split(source: Source) -> dict[str, Subset]:
 
     Raises ValueError when a part is empty, which happens to small sets.
     """
+    mend = "(with 40 an empty part is very unlikely) or choose the parts yourself with Subset(source, indices)"
+    return split_by(source, split_of, mend=mend)
+
+
+def split_by(source: Source, part_of: Callable[[str], str], *, mend: str) -> dict[str, Subset]:
+    """The parts "train", "val" and "test" of a source, to each of which `part_of(id)` gives its images.
+
+    Raises ValueError, which ends with `mend`, when a part is empty.
+    """
     indices: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for i, id in enumerate(source.ids):
-        indices[split_of(id)].append(i)
+        indices[part_of(id)].append(i)
     if not all(indices.values()):
         counts = ", ".join(f"{part} {len(rows)}" for part, rows in indices.items())
         raise ValueError(
             f"{len(source)} images split by the hash of their ids give {counts}: no part may be empty. Add images "
-            "(with 40 an empty part is very unlikely) or choose the parts yourself with Subset(source, indices)"
+            f"{mend}"
         )
     return {part: Subset(source, rows) for part, rows in indices.items()}
 
@@ -121,9 +135,7 @@ def split_few(source: Source) -> dict[str, Subset]:
     count = len(source)
     if count < 3:
         raise ValueError(f"{count} images cannot be split into training, validation and test: give at least 3")
-    order = sorted(
-        range(count), key=lambda i: hashlib.sha256(source.ids[i].encode("utf-8", "surrogateescape")).digest()
-    )
+    order = sorted(range(count), key=lambda i: _digest(source.ids[i]))
     few = max(1, round(0.15 * count))
     return {
         "train": Subset(source, order[: count - 2 * few]),
@@ -173,7 +185,5 @@ def fewer(source: Source, count: int) -> Subset:
     """
     if not 1 <= count <= len(source):
         raise ValueError(f"{count} of {len(source)} images: choose from 1 to {len(source)}")
-    order = sorted(
-        range(len(source)), key=lambda i: hashlib.sha256(source.ids[i].encode(errors="surrogateescape")).digest()
-    )
+    order = sorted(range(len(source)), key=lambda i: _digest(source.ids[i]))
     return Subset(source, order[:count])
