@@ -30,6 +30,7 @@ import numpy as np
 import optax
 
 from unet_jax import augment, losses, metrics, parallel, report, targets, training
+from unet_jax.blending import predict_probabilities
 from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
 from unet_jax.data.tiles import cut
@@ -38,10 +39,11 @@ from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
 from unet_jax.models.unet import margin, output_size
 from unet_jax.partition_scores import regions, score_stack
-from unet_jax.prediction import Predictor, activate, predict_probabilities
+from unet_jax.prediction import Predictor
 from unet_jax.scorecard import facts_of
 from unet_jax.session import opened, run_training
 from unet_jax.startup import say, say_device
+from unet_jax.views import activate
 from unet_jax.workdir import check_workdir, new_workdir, remembered, with_preset
 
 

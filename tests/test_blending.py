@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from unet_jax.blending import blend, gaussian, in_batches, shares, whole
-from unet_jax.prediction import predict_probabilities
+from unet_jax.blending import blend, gaussian, in_batches, predict_probabilities, shares, whole
 
 
 def noise(*shape):

@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def config(run, folder, **changes):
-    given = {"model": run, "input": (str(folder),), "output": folder.parent / "out", "batch": 4} | changes
+    given = {"model": (run,), "input": (str(folder),), "output": folder.parent / "out", "batch": 4} | changes
     return cli.Predict(**given)
 
 
@@ -170,7 +170,7 @@ def test_a_grey_image_for_a_model_of_colours_and_the_threshold_of_the_card(tmp_p
         ({"tile": 15}, "15×15: .*pad it to 16×16"),
         ({"overlap": 1.0}, "0 <= overlap < 1"),
         ({"input": ("absent/*.png",)}, "no image there"),
-        ({"model": Path("absent")}, "holds no model"),
+        ({"model": (Path("absent"),)}, "holds no model"),
     ],
 )
 def test_options_that_cannot_be(run, folder, changes, words):

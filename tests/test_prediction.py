@@ -10,8 +10,9 @@ import pytest
 from tests.trained import SMALL, TILE, bright_variables, card, random_variables, save_run
 from unet_jax import prediction
 from unet_jax.data import to_uint8
-from unet_jax.models import UNet
-from unet_jax.prediction import Predictor, class_map, export_model, foreground
+from unet_jax.models import UNet, UNetPP, from_spec, to_spec, unetpp
+from unet_jax.prediction import Predictor, export_model
+from unet_jax.probabilities import class_map, foreground
 from unet_jax.training import to_unit
 
 
@@ -130,6 +131,19 @@ def test_exported_model_predicts_the_same(predictor, tmp_path, dtype, close, byt
     image = noise(20, 20, 1)
     again = Predictor.load(tmp_path / "small")
     np.testing.assert_allclose(again(image).probabilities, predictor(image).probabilities, atol=close)
+
+
+def test_a_pruned_network_is_a_model_like_any_other(tmp_path):
+    """As README has it: cut at column 1 and exported, it predicts what the whole network's head says there."""
+    model = UNetPP((4, 6, 8))
+    whole = Predictor(random_variables(model), card(model))
+    small, variables = unetpp.prune(from_spec(whole.card["model"]), whole.variables, columns=1)
+    export_model(Predictor(variables, {**whole.card, "model": to_spec(small)}), tmp_path, dtype="float32")
+    image = noise(TILE, TILE, 1)
+    seen = to_unit(jnp.asarray(whole.prepare(image))[None])
+    _, sown = model.apply(jax.device_put(whole.variables), seen, mutable=["aux"])
+    want = jax.nn.softmax(sown["aux"]["level1"][0][0], axis=-1)
+    np.testing.assert_allclose(Predictor.load(tmp_path)(image).probabilities, want, atol=1e-5)
 
 
 def test_parameters_out_of_range_of_float16_are_refused(predictor, tmp_path):

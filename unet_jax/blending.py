@@ -198,3 +198,10 @@ def whole(bands: Iterable[Band]) -> Iterator[Float32[np.ndarray, "..."]]:
         result[band.start : band.stop] = band.values
         if band.stop == band.size[0]:
             yield result
+
+
+def predict_probabilities(
+    apply: Apply, image: Rows, *, patch: Sequence[int], overlap: float = 0.25, batch: int = 8, context: int = 0
+) -> Float32[np.ndarray, "*s k"]:
+    """Result (*S, K) of `apply` for one image (*S, C) of any size; the arguments are those of `blend`."""
+    return next(whole(blend(apply, [image], patch=patch, overlap=overlap, batch=batch, context=context)))

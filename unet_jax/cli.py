@@ -24,8 +24,9 @@ class Predict:
     input: tuple[str, ...]
     """Image files, folders of them, or patterns such as "plate1/**/*.tif": PNG, JPEG, TIFF (8 or 16 bit, float, stacks,
     BigTIFF), NIfTI, zarr and OME-Zarr. Pages of a stack are images of their own: NAME_p001, NAME_z001 ..."""
-    model: Path = Path("nuclei")
-    """A model that comes with the package (see `unet-jax models`), or the folder of a training or an exported model."""
+    model: tuple[Path, ...] = (Path("nuclei"),)
+    """A model that comes with the package (see `unet-jax models`), or the folder of a training or an exported model;
+    several, such as DIR/fold*, give their mean."""
     output: Path = Path("predicted")
     """Folder of the results; what is in it already is kept."""
     tta: bool = False
@@ -43,7 +44,10 @@ class Predict:
     overlay: bool = False
     """Write overlays/NAME.png, the image with every outline; a tiled TIFF for images too large for the memory."""
     probabilities: bool = False
-    """Write probabilities/NAME.tif, a page a class; with --tta also spread/NAME.tif, how much the views differ."""
+    """Write probabilities/NAME.tif, a page a class; with --tta or several models also spread/NAME.tif, how much they
+    differ, pixel by pixel."""
+    attention: bool = False
+    """Draw attention/NAME.png, what the gates of an AttentionUNet let through; not for NIfTI and very large images."""
     format: Literal["tif", "png"] = "tif"
     """Of the label images; images too large for the memory always get a tiled TIFF, NIfTI volumes a NIfTI."""
     overwrite: bool = False
@@ -70,7 +74,8 @@ def predict(config: Predict) -> int:
     predictor = Predictor.load(config.model, tile=tile, overlap=config.overlap, batch=config.batch, tta=config.tta)
     names = [field.name for field in dataclasses.fields(Wanted) if field.name not in ("spread", "instances")]
     wanted = Wanted(
-        spread=config.probabilities and config.tta, instances=config.instances and tells_objects(predictor.card),
+        spread=config.probabilities and predictor.has_spread,
+        instances=config.instances and tells_objects(predictor.card),
         **{name: getattr(config, name) for name in names},
     )  # fmt: skip
     threshold = config.threshold or predictor.threshold

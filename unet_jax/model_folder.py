@@ -1,9 +1,10 @@
 """Folders that hold a trained model: the folder of a training, or a small one of a card and parameters."""
 
+import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def write_model(
     with replacing(folder / PARAMETERS) as scratch, scratch.open("wb") as file:
         np.savez(file, **arrays)
     write_json(folder / CARD, card)
+
+
+def check_shapes(wanted: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """ValueError where variables are not of the names and shapes that their model has."""
+    want, have = (
+        {name: np.shape(array) for name, array in traverse_util.flatten_dict(dict(tree), sep="/").items()}
+        for tree in (wanted, variables)
+    )
+    if wrong := sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name)):
+        raise ValueError(
+            f"{len(wrong)} parameters do not fit the model of the card, among them {wrong[0]}: copy the folder "
+            "again, its card and its parameters belong to two models"
+        )
+
+
+def fingerprint(models: Iterable[Mapping[str, Any]]) -> str:
+    """Twelve letters that tell the variables of one or more models apart, from all numbers."""
+    digest = hashlib.sha256()
+    for variables in models:
+        for name, array in sorted(traverse_util.flatten_dict(dict(variables), sep="/").items()):
+            digest.update(name.encode() + np.ascontiguousarray(array, np.float32).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,8 +15,9 @@ from unet_jax.pictures import PREDICTION, for_display, overlay
 from unet_jax.polygons import Polygon
 
 LABELS, OBJECTS, POLYGONS, OVERLAYS = "labels", "objects", "polygons", "overlays"
-PROBABILITIES, SPREAD = "probabilities", "spread"
-ENDINGS = {OBJECTS: ".csv", POLYGONS: ".geojson", OVERLAYS: ".png", PROBABILITIES: ".tif", SPREAD: ".tif"}
+PROBABILITIES, SPREAD, ATTENTION = "probabilities", "spread", "attention"
+ENDINGS = {OBJECTS: ".csv", POLYGONS: ".geojson", OVERLAYS: ".png", ATTENTION: ".png"}
+ENDINGS |= {PROBABILITIES: ".tif", SPREAD: ".tif"}
 TILE = 256  # of a label image that is written tile by tile
 SUMMARY = ("image", "height", "width", "objects", "covered_pixels", "covered_share")  # volumes: depth as well
 _MOST = 2**16 - 1  # ids in 16 bits

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from unet_jax.attention import AttentionMaps, draw_attention
 from unet_jax.blending import Count, uncounted
 from unet_jax.data.stored import is_nifti
 from unet_jax.inputs import Input, Reader
-from unet_jax.prediction import Prediction, Predictor
+from unet_jax.prediction import Predictor
+from unet_jax.probabilities import Prediction
 from unet_jax.results import Form, Results, Wanted
 from unet_jax.streaming import predict_stream
 
@@ -58,7 +60,8 @@ def predict_files(
         tiles: the same for the network's tiles.
 
     Raises:
-        ValueError: the folder holds results that were made in another way, or the model takes scans of several files.
+        ValueError: the folder holds results that were made in another way, the model takes scans of several files, or
+            has no attention maps to draw.
         OSError: the results cannot be written (a full disk).
     """
     if predictor.card.get("modalities"):  # their scans may come in several files, and need one spacing of voxels
@@ -67,7 +70,8 @@ def predict_files(
         "model": predictor.fingerprint, "tile": predictor.input_size, "overlap": predictor.overlap,
         "tta": predictor.tta, "threshold": threshold, "instances": wanted.instances,
     }  # fmt: skip
-    run = _Run(predictor, Results(folder, wanted, settings), threshold, Report(), images, tiles)
+    maps = AttentionMaps(predictor) if wanted.attention else None
+    run = _Run(predictor, Results(folder, wanted, settings), threshold, Report(), images, tiles, maps)
     with Reader(len(predictor.input_size)) as reader:
         small, large = run.choose(inputs, reader)
         run.predict_small(small, reader)
@@ -87,6 +91,7 @@ class _Run:
     report: Report
     images: Count
     tiles: Count
+    maps: AttentionMaps | None
 
     def fail(self, item: Input, error: Exception) -> None:
         """Remember what became of an image; a full disk is no matter of one image."""
@@ -155,7 +160,12 @@ class _Run:
         """Write the results of an image that was predicted whole."""
         item, image, grid, prediction = job
         options = {"separate": partial(self.predictor.objects, threshold=self.threshold), "threshold": self.threshold}
-        return self.results.write(item.name, image, prediction, **options, kind=self.predictor.object_name, grid=grid)
+        options |= {"kind": self.predictor.object_name, "grid": grid, "draw_attention": self.draw_attention}
+        return self.results.write(item.name, image, prediction, **options)
+
+    def draw_attention(self, *, path: Path, image: np.ndarray, title: str) -> None:
+        """The picture of the network's gates, which see the image once more for it."""
+        draw_attention(image, self.maps(image), path, title=title)
 
     def predict_large(self, item: Input, reader: Reader) -> None:
         """An image in bands."""

@@ -11,7 +11,8 @@ from unet_jax.data.labels import to_label, values_of
 from unet_jax.data.rooms import LABEL_SUFFIXES
 from unet_jax.inputs import find_inputs
 from unet_jax.outputs import LABELS
-from unet_jax.prediction import Prediction, Predictor, class_map
+from unet_jax.prediction import Predictor
+from unet_jax.probabilities import Prediction, class_map
 
 Sample = dict[str, Any]
 MANY = 10  # faults that one message lists
@@ -30,7 +31,7 @@ class FromModel:
         self.kind = "classes" if num_classes > 2 else "instances"
         self.facts = {
             "model": predictor.fingerprint, "head": predictor.card.get("head", "classes"),
-            "separation": {**predictor.card.get("separation", {}), "threshold": self.threshold}, "tta": predictor.tta,
+            "separation": {**predictor.separation, "threshold": self.threshold}, "tta": predictor.tta,
             "tile": list(predictor.input_size), "overlap": predictor.overlap,
         }  # fmt: skip
 

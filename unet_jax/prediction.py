@@ -1,7 +1,6 @@
-"""From a trained model to class probabilities for images of any size."""
+"""From a trained model, or several, to class probabilities for images of any size."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,57 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 
-from unet_jax import heads, metrics, parallel
+from unet_jax import ensemble, heads, metrics, parallel
 from unet_jax.blending import Apply, Band, Count, Rows, blend, uncounted, whole
 from unet_jax.data import normalisation
 from unet_jax.data.source import Source
 from unet_jax.instances import separate_foreground
-from unet_jax.model_folder import read_model, write_model
+from unet_jax.model_folder import check_shapes, fingerprint, read_model, write_model
 from unet_jax.models import from_spec
-from unet_jax.views import VIEWS, activate, forward, forward_tta
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """Probabilities of one image: (*S, K), K = 1 (of the object class) or one a class, the background first.
-
-    `values` (*S, V) is what the model's head tells of objects (see `heads`): for a model of plain classes the same.
-
-    `spread` (*S), of test-time augmentation only, is the standard deviation over the eight views, of the class in which
-    it is largest.
-    """
-
-    probabilities: Float32[np.ndarray, "*s k"]
-    classes: tuple[str, ...]
-    spread: Float32[np.ndarray, "*s"] | None = None
-    values: Float32[np.ndarray, "*s v"] | None = None
-
-    @property
-    def foreground(self) -> Float32[np.ndarray, "*s"]:
-        """Probability that a pixel is not background."""
-        return foreground(self.probabilities)
-
-
-def foreground(probabilities: Float32[np.ndarray, "*s k"]) -> Float32[np.ndarray, "*s"]:
-    """Probability that a pixel is not background: class 0 is background unless there is one class only."""
-    return probabilities[..., 0] if probabilities.shape[-1] == 1 else 1 - probabilities[..., 0]
-
-
-def class_map(probabilities: Float32[np.ndarray, "*s k"], threshold: float) -> UInt8[np.ndarray, "*s"]:
-    """Class of every pixel: the likeliest of three or more, else 1 where the foreground reaches the threshold."""
-    if probabilities.shape[-1] > 2:
-        return probabilities.argmax(axis=-1).astype(np.uint8)
-    return (foreground(probabilities) >= threshold).astype(np.uint8)
-
-
-def predict_probabilities(
-    apply: Apply, image: Rows, *, patch: Sequence[int], overlap: float = 0.25, batch: int = 8, context: int = 0
-) -> Float32[np.ndarray, "*s k"]:
-    """Result (*S, K) of `apply` for one image (*S, C) of any size; the arguments are those of `blending.blend`."""
-    return next(whole(blend(apply, [image], patch=patch, overlap=overlap, batch=batch, context=context)))
+from unet_jax.probabilities import Prediction, foreground
+from unet_jax.views import VIEWS, activate, forward, forward_views, mean_and_spread
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +34,8 @@ class Predictor:
         overlap: share of a tile that its neighbour covers too.
         batch: tiles the network sees at a time, views of test-time augmentation included (at least one tile's eight).
         tta: average over eight flips and turns, which also gives `spread`; eight times the work.
+        others: further models, whose values are averaged with this one's, which also gives `spread`; of the same
+            channels, classes, head and tile.
     """
 
     variables: Mapping[str, Any] = dataclasses.field(repr=False)
@@ -83,24 +44,44 @@ class Predictor:
     overlap: float = 0.25
     batch: int = 8
     tta: bool = False
+    others: tuple["Predictor", ...] = ()
 
     def __post_init__(self):
-        """Raises ValueError for options that cannot be, and a card, variables and tile that do not go together."""
+        """Raises ValueError for options that cannot be, and for cards, variables and tile that do not go together."""
         if not 0 <= self.overlap < 1 or self.batch < 1:
             raise ValueError(f"overlap {self.overlap}, batch {self.batch}: choose 0 <= overlap < 1 and batch >= 1")
         self.normalisation  # noqa: B018 - checks the card
         if self.tta and len(set(self.input_size)) != 1:
             raise ValueError(f"a tile of {self.input_size} pixels cannot be turned: choose equal sides, or no tta")
         self.output_size  # noqa: B018 - checks the tile and the variables
+        ensemble.check_alike([model.card for model in self._models])
+        for number, other in enumerate(self.others, start=2):
+            if (size := (other.input_size, other.output_size)) != (self.input_size, self.output_size):
+                raise ValueError(f"model {number} makes {size[1]} pixels of a tile of {size[0]}, the first others")
 
     @classmethod
-    def load(cls, folder: str | Path, *, which: str = "best", **options: Any) -> "Predictor":
-        """The model in a folder (see `model_folder.read_model`); options are the fields `tile` to `tta`."""
-        variables, card = read_model(folder, which=which)
+    def load(cls, folder: str | Path | Sequence[str | Path], *, which: str = "best", **options: Any) -> "Predictor":
+        """The model in a folder (see `model_folder.read_model`), or the mean of those in several.
+
+        Options are the fields `tile` to `tta`; several models take the first one's tile when it is not given.
+        """
+        folders = [folder] if isinstance(folder, str | Path) else list(folder)
+        if not folders:
+            raise ValueError("no model: name at least one folder")
+        models: list[Predictor] = []
+        for name in folders:
+            variables, card = read_model(name, which=which)
+            tile = options.get("tile") or (models[0].input_size if models else None)
+            try:
+                models.append(cls(variables, card, **{**options, "tile": tile}))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        if len(models) == 1:
+            return models[0]
         try:
-            return cls(variables, card, **options)
+            return dataclasses.replace(models[0], others=tuple(models[1:]))
         except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from error
+            raise ValueError(f"{', '.join(map(str, folders))}: {error}") from error
 
     def __call__(self, image: Shaped[np.ndarray, "..."]) -> Prediction:
         """Predict one image (*S, C) or (*S), of any size, its numbers as they are in the file."""
@@ -109,7 +90,7 @@ class Predictor:
     def run(self, images: Iterable[Rows], *, count: Count = uncounted) -> Iterator[Prediction]:
         """Predict images that went through `prepare`, in order; their tiles, which `count` counts, share batches."""
         for values in whole(self.bands(images, count=count)):
-            spread = values[..., -1] if self.tta else None
+            spread = values[..., -1] if self.has_spread else None
             yield Prediction(self.probabilities(values), tuple(self.card["classes"]), spread, self.values(values))
 
     def objects(self, prediction: Prediction, **options: float) -> Int32[np.ndarray, "*s"]:
@@ -121,7 +102,7 @@ class Predictor:
 
         A model of plain classes knows `threshold` and `min_area` only: its objects are connected pieces.
         """
-        chosen = {**self.card.get("separation", {}), **options}
+        chosen = {**self.separation, **options}
         if self.head is None:
             return separate_foreground(foreground(values), **chosen)
         return self.head.separate(values, **chosen)
@@ -137,20 +118,30 @@ class Predictor:
         plain = self.head is None or self.head is heads.HEADS["foreground"]
         return {} if plain else {"overlap": 128, "agree": 0.25}
 
+    @cached_property
+    def separation(self) -> dict[str, float]:
+        """How objects are separated, as the card has it; the median of several models' choices."""
+        return ensemble.separation([model.card for model in self._models])
+
     @property
     def threshold(self) -> float:
         """Probability from which a pixel is foreground, as the card has it."""
-        return float(self.card.get("separation", {}).get("threshold", 0.5))
+        return float(self.separation.get("threshold", 0.5))
 
     def bands(self, images: Iterable[Rows], *, count: Count = uncounted) -> Iterator[Band]:
-        """The same in bands along the first axis; with tta the spread is the last of the values."""
+        """The same in bands along the first axis; where there is a spread, it is the last of the values."""
         context = (self.input_size[0] - self.output_size[0]) // 2
         options = {"overlap": self.overlap, "batch": self._tiles, "context": context, "count": count}
         yield from blend(self._apply, images, patch=self.output_size, **options)
 
     def values(self, band: Float32[np.ndarray, "*s k"]) -> Float32[np.ndarray, "*s _"]:
         """The values of a band without the spread, for `separate`."""
-        return band[..., :-1] if self.tta else band
+        return band[..., :-1] if self.has_spread else band
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether several views or models are averaged."""
+        return self.tta or bool(self.others)
 
     def probabilities(self, band: Float32[np.ndarray, "*s k"]) -> Float32[np.ndarray, "*s _"]:
         """The probabilities in the values of a band."""
@@ -170,17 +161,7 @@ class Predictor:
 
     def match_channels(self, image: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """Repeat grey for a model of colours, take one of equal colours for a model of grey; ValueError otherwise."""
-        have, want = image.shape[-1], int(self.card["channels"])
-        if have == want:
-            return image
-        if (have, want) == (1, 3):
-            return np.broadcast_to(image, (*image.shape[:-1], 3))
-        if (have, want) == (3, 1) and (image == image[..., :1]).all():
-            return image[..., :1]
-        mend = {(3, 1): "convert it to grey", (4, 3): "leave out its fourth channel"}.get(
-            (have, want), f"give it the {want} channels of the training images, in their order"
-        )
-        raise ValueError(f"the image has {have} channels, the model was trained with {want}: {mend}")
+        return normalisation.match_channels(image, int(self.card["channels"]))
 
     @property
     def object_name(self) -> str:
@@ -206,15 +187,7 @@ class Predictor:
             logits, variables = jax.eval_shape(init, jax.random.PRNGKey(0), blank)
         except ValueError as error:
             raise ValueError(f"tile {'×'.join(map(str, self.input_size))}: {error}") from error
-        want, have = (
-            {name: np.shape(array) for name, array in traverse_util.flatten_dict(dict(tree), sep="/").items()}
-            for tree in (variables, self.variables)
-        )
-        if wrong := sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name)):
-            raise ValueError(
-                f"{len(wrong)} parameters do not fit the model of the card, among them {wrong[0]}: copy the folder "
-                "again, its card and its parameters belong to two models"
-            )
+        check_shapes(variables, self.variables)
         return logits.shape[1:-1]
 
     @cached_property
@@ -228,10 +201,11 @@ class Predictor:
     @property
     def fingerprint(self) -> str:
         """Twelve letters that tell models apart, from all parameters."""
-        digest = hashlib.sha256()
-        for name, array in sorted(traverse_util.flatten_dict(dict(self.variables), sep="/").items()):
-            digest.update(name.encode() + np.ascontiguousarray(array, np.float32).tobytes())
-        return digest.hexdigest()[:12]
+        return fingerprint([model.variables for model in self._models])
+
+    @property
+    def _models(self) -> tuple["Predictor", ...]:
+        return (self, *self.others)
 
     @property
     def _tiles(self) -> int:
@@ -240,13 +214,27 @@ class Predictor:
     @cached_property
     def _apply(self) -> Apply:
         mesh = parallel.data_mesh(self._tiles * VIEWS if self.tta else self._tiles)
-        rows = parallel.split(mesh)
-        variables = jax.device_put(dict(self.variables), parallel.replicated(mesh))
+        rows, everywhere = parallel.split(mesh), parallel.replicated(mesh)
         vectors = self.head.map_size(len(self.input_size)) if self.head and self.head.vectors else 0
-        plain = partial(forward, self.model, self.head.values if self.head else activate)
-        apply = jax.jit(partial(forward_tta, plain, rows, vectors=vectors) if self.tta else plain)
-        where = parallel.replicated(mesh) if self.tta else rows  # tta spreads the views
-        return lambda batch: apply(variables, jax.device_put(batch, where))
+        programs: dict[nn.Module, Any] = {}  # equal models share one
+
+        def program(model: nn.Module) -> Any:
+            plain = partial(forward, model, self.head.values if self.head else activate)
+            return jax.jit(partial(forward_views, plain, rows, vectors=vectors) if self.tta else plain)
+
+        parts = []
+        for part in self._models:
+            variables = jax.device_put(dict(part.variables), everywhere)
+            parts.append((programs.setdefault(part.model, program(part.model)), variables))
+        average = jax.jit(partial(mean_and_spread, vectors=vectors, stacked=self.tta))
+        where = everywhere if self.tta else rows  # the views are spread, not the tiles
+
+        def apply(batch: np.ndarray) -> jax.Array:
+            tiles = jax.device_put(batch, where)
+            found = [program(variables, tiles) for program, variables in parts]
+            return average(found) if self.has_spread else found[0]
+
+        return apply
 
 
 def count_foreground(predictor: Predictor, source: Source) -> Int64[np.ndarray, "n 2 2"]:
@@ -261,5 +249,10 @@ def count_foreground(predictor: Predictor, source: Source) -> Int64[np.ndarray, 
 
 
 def export_model(predictor: Predictor, folder: str | Path, *, dtype: str = "float16") -> None:
-    """Write the predictor's model as a small folder that `Predictor.load` reads: see `model_folder.write_model`."""
+    """Write the predictor's model as a small folder that `Predictor.load` reads: see `model_folder.write_model`.
+
+    Raises ValueError for several models.
+    """
+    if predictor.others:
+        raise ValueError(f"{1 + len(predictor.others)} models do not go into one folder: export each by itself")
     write_model(predictor.variables, predictor.card, folder, dtype=dtype)

@@ -1,8 +1,9 @@
 """The folder of a prediction's results.
 
-labels/NAME.tif, objects/NAME.csv, polygons/NAME.geojson, on request overlays/NAME.png, probabilities/NAME.tif and
-spread/NAME.tif; objects.csv and summary.csv over all images in it; predict.json, which says how they were made. Volumes
-have no polygons and overlays; those read from NIfTI give labels/NAME.nii.gz (and probabilities, spread) on their grid.
+labels/NAME.tif, objects/NAME.csv, polygons/NAME.geojson, on request overlays/NAME.png, attention/NAME.png,
+probabilities/NAME.tif and spread/NAME.tif; objects.csv and summary.csv over all images in it; predict.json, which says
+how they were made. Volumes have no polygons and overlays; those read from NIfTI give labels/NAME.nii.gz (and
+probabilities, spread) on their grid.
 """
 
 import csv
@@ -22,7 +23,7 @@ from unet_jax.inputs import is_image, name_of
 from unet_jax.logs import plain, write_json
 from unet_jax.measure import measure, table
 from unet_jax.polygons import trace
-from unet_jax.prediction import Prediction, class_map, foreground
+from unet_jax.probabilities import Prediction, class_map, foreground
 
 Form = Literal["image", "large", "volume", "nifti"]
 
@@ -35,6 +36,7 @@ class Wanted:
     overlay: bool = False
     probabilities: bool = False
     spread: bool = False
+    attention: bool = False
     format: Literal["tif", "png"] = "tif"
     overwrite: bool = False
 
@@ -71,6 +73,7 @@ class Results:
             outputs.OVERLAYS: wanted.overlay and not volume,
             outputs.PROBABILITIES: wanted.probabilities,
             outputs.SPREAD: wanted.spread,
+            outputs.ATTENTION: wanted.attention and form in ("image", "volume"),
         }
         endings = outputs.ENDINGS | {outputs.LABELS: f".{wanted.format}" if form == "image" else ".tif"}
         if form == "large":
@@ -95,10 +98,12 @@ class Results:
         threshold: float,
         kind: str,
         grid: Any = None,
+        draw_attention: Callable[..., None] | None = None,
     ) -> dict[str, object]:
         """Write what is missing of one image or volume, and give its row of summary.csv.
 
-        `kind` is what an object is called, `grid` where the voxels of a NIfTI volume lie in its file.
+        `kind` is what an object is called, `grid` where the voxels of a NIfTI volume lie in its file,
+        `draw_attention(path=, image=, title=)` makes that picture.
         """
         label = separate(prediction) if self.wanted.instances else class_map(prediction.probabilities, threshold)
         if grid is not None:
@@ -110,6 +115,7 @@ class Results:
             outputs.OVERLAYS: partial(outputs.write_overlay, image=image, label=label),
             outputs.PROBABILITIES: lambda path: outputs.write_probabilities(path, prediction.probabilities),
             outputs.SPREAD: lambda path: outputs.write_probabilities(path, prediction.spread[..., None]),
+            outputs.ATTENTION: lambda path: draw_attention(path=path, image=image, title=name),
             outputs.LABELS: partial(outputs.write_label, label=label),
         }
         return self._write_missing(name, "volume" if label.ndim == 3 else "image", writers, label, columns)

@@ -16,7 +16,8 @@ from unet_jax.data.rows import HeldRows
 from unet_jax.measure import Sums, measure, merge, table
 from unet_jax.pictures import OUTLINE_REACH, PREDICTION, for_display, overlay
 from unet_jax.polygons import Edges, Polygon, edges, join, polygons, select
-from unet_jax.prediction import Predictor, class_map, foreground
+from unet_jax.prediction import Predictor
+from unet_jax.probabilities import class_map, foreground
 from unet_jax.stitching import Separate, Stash, Stitcher, Window, own, windows
 
 _BAND = 256  # rows read at a time where the network is not asked

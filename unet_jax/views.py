@@ -1,7 +1,7 @@
 """What a network says of a batch, seen as it is or from eight sides (test-time augmentation)."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,10 +26,10 @@ def forward(model: nn.Module, read: Callable[[Array], Array], variables: Any, im
     return read(model.apply(variables, to_unit(image), train=False))
 
 
-def forward_tta(
+def forward_views(
     plain: Callable[[Any, Array], Array], rows: NamedSharding, variables: Any, image: Array, *, vectors: int
-) -> Array:
-    """Mean over the views, and behind it their spread; all views in one call of the network.
+) -> Float[Array, "n b *s v"]:
+    """What the network says of each view, turned back; all views in one call of the network.
 
     The last `vectors` values are the components of a vector, which turns with its view.
     """
@@ -38,7 +38,15 @@ def forward_tta(
     seen = jnp.concatenate([_turn(image, view, axes) for view in views])
     seen = plain(variables, jax.lax.with_sharding_constraint(seen, rows))
     back = [_turn_back(part, view, axes, vectors) for part, view in zip(jnp.split(seen, VIEWS), views, strict=True)]
-    stack = jnp.stack(back)
+    return jnp.stack(back)
+
+
+def mean_and_spread(found: Sequence[Float[Array, "..."]], *, vectors: int, stacked: bool) -> Float[Array, "..."]:
+    """Mean (B, *S, V) over arrays, or over all that they stack, and behind it one more value, the standard deviation.
+
+    It is that of the value where it is largest; the last `vectors`, components of a vector, have no part in it.
+    """
+    stack = jnp.concatenate(found) if stacked else jnp.stack(found)
     spread = stack[..., : stack.shape[-1] - vectors].std(axis=0).max(axis=-1, keepdims=True)
     return jnp.concatenate([stack.mean(axis=0), spread], axis=-1)
 

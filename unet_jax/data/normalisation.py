@@ -207,3 +207,18 @@ class Normalised:
                     self._images[i] = image
                     self._room -= image.nbytes
         return sample | {"image": image}
+
+
+def match_channels(image: Shaped[np.ndarray, "*s _"], want: int) -> Shaped[np.ndarray, "*s {want}"]:
+    """Repeat grey for a model of colours, take one of equal colours for a model of grey; ValueError otherwise."""
+    have = image.shape[-1]
+    if have == want:
+        return image
+    if (have, want) == (1, 3):
+        return np.broadcast_to(image, (*image.shape[:-1], 3))
+    if (have, want) == (3, 1) and (image == image[..., :1]).all():
+        return image[..., :1]
+    mend = {(3, 1): "convert it to grey", (4, 3): "leave out its fourth channel"}.get(
+        (have, want), f"give it the {want} channels of the training images, in their order"
+    )
+    raise ValueError(f"the image has {have} channels, the model was trained with {want}: {mend}")
