@@ -182,13 +182,18 @@ def predict(config: Config) -> dict[str, Any]:
     return against_the_first(work, {side.name: side for side in sides}, "files", least=3)
 
 
-def against_the_first(config: Config, sides: Mapping[str, Any], first: str, *, least: int) -> dict[str, Any]:
-    """Time the sides turn about; print and return the speed of every one, and the first one's as a share of it."""
+def against_the_first(
+    config: Any, sides: Mapping[str, Any], first: str, *, least: int, images: int | None = None
+) -> dict[str, Any]:
+    """Time the sides turn about; print and return the speed of every one, and the first one's as a share of it.
+
+    A step has `images` images, the batch when not given.
+    """
     for side in sides.values():
         side.run(1)
     runs = [side.run for side in sides.values()]
     rounds = timing.alternate(runs, pairs=config.pairs, seconds=config.seconds, least=least)
-    speeds = timing.rates(rounds, images=config.batch)
+    speeds = timing.rates(rounds, images=images or config.batch)
     record = header(config) | {"seconds_a_step": rounds, "sides": []}
     print(title(record))
     print(f"{'':24}{'images/s':>24}{f'{first} against it':>26}")
@@ -199,7 +204,7 @@ def against_the_first(config: Config, sides: Mapping[str, Any], first: str, *, l
     return record
 
 
-def header(config: Config) -> dict[str, Any]:
+def header(config: Any) -> dict[str, Any]:
     """What was timed, where, when, and with which code."""
     import jax
 
