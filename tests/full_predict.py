@@ -12,7 +12,7 @@ from unet_jax import cli
 from unet_jax.data.images import read_image, read_label
 
 disk, run, images = map(Path, sys.argv[1:])
-config = cli.Predict(input=(str(images),), model=run, output=disk / "out", batch=4)
+config = cli.Predict(input=(str(images),), model=(run,), output=disk / "out", batch=4)
 names = sorted(path.stem for path in images.iterdir())
 with pytest.raises(OSError, match="No space left") as error:
     cli.predict(config)

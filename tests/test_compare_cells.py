@@ -41,6 +41,7 @@ def test_two_models_a_table_and_a_second_start(folder, tmp_path, monkeypatch):
     assert all(0 <= float(row["iou_pooled"]) <= 1 and float(row["images_per_second"]) > 0 for row in (classifier, unet))
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| U-Net, no augmentation | 1 |" in table
+    assert "| IoU 0.87, Dice 0.91 |" in table
     assert "3 steps of training" in table or "2 steps of training" in table
     assert (tmp_path / "out" / "table.html").read_text().count("data:image/png") == 1
     with Image.open(tmp_path / "out" / "models.png") as picture:
@@ -51,6 +52,27 @@ def test_two_models_a_table_and_a_second_start(folder, tmp_path, monkeypatch):
     assert compare_cells.main(config) == 0
     with pytest.raises(ValueError, match="patch was 32, now 16"):
         compare_cells.main(compare_cells.dataclasses.replace(config, patch=16))
+
+
+@pytest.mark.slow
+def test_every_model_and_a_learning_curve(folder, tmp_path):
+    """Each row from training to picture, in two steps (or three, as the split has it)."""
+    config = compare_cells.Config(
+        tmp_path, str(folder), epochs=1, widths=(2, 4), patch=32, window=16, learning_rate=0.01, learning_curve=(8,)
+    )
+    assert compare_cells.main(config) == 0
+    table = (tmp_path / "table.md").read_text().splitlines()
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [row["name"] for row in rows] == [title for title, _ in compare_cells.ROWS.values()]
+    for row in rows:
+        assert next(line for line in table if line.startswith(f"| {row['name']} |")).count("|") == table[2].count("|")
+        assert float(row["gflop"]) > 0
+        for score in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean", "ap50", "clear"):
+            assert 0 <= float(row[score]) <= 1
+    assert len({row["parameters"] for row in rows}) == len(rows) - 1  # the U-Net comes twice
+    assert (tmp_path / "table.html").read_text().count("data:image/png") == 2
+    with Image.open(tmp_path / "models.png") as picture:
+        assert picture.size[1] > len(rows) * 200
 
 
 def test_names_that_are_no_rows(tmp_path):
@@ -64,7 +86,7 @@ def test_mean_and_spread_over_seeds():
     rows = [{**empty, "name": "a", "seed": seed, "iou_pooled": iou} for seed, iou in enumerate((0.8, 0.9))]
     (entry,) = comparison.over_seeds(rows)
     assert entry["iou_pooled"] == pytest.approx((0.85, 0.1 / 2**0.5))
-    texts = dict(zip(["", "seeds", *comparison.COLUMNS], comparison.cells(entry), strict=True))
+    texts = dict(zip(["", "seeds", *comparison.COLUMNS, "recipe"], comparison.cells(entry), strict=True))
     assert (texts["seeds"], texts["iou_pooled"], texts["accuracy"]) == ("2", "0.850 ± 0.071", "–")
 
 

@@ -74,13 +74,14 @@ def test_scores_of_all_folds_are_those_of_all_images(tmp_path):
             *(np.ones(len(test), np.int64),) * 2, *(np.ones((len(test), 10), t) for t in (int, float))
         )
         labels = [np.full((2, 2), int(name[5:]), np.int32) for name in test.ids]
-        keep(tmp_path / f"fold{fold}", test, Evaluation(0.5 + fold, pixels, labels), objects)
+        keep(tmp_path / f"fold{fold}", test, Evaluation(0.5 + fold, pixels, labels), objects, pixels)
         results = {"test": metrics.summarise(pixels), "best": {"epoch": 1}, "epochs": 1, "seconds": {},
                    "device": "cpu", "commit": "abc", "data": "cells"}  # fmt: skip
         (tmp_path / f"fold{fold}" / "results.json").write_text(json.dumps(results))
         counts |= dict(zip(test.ids, pixels, strict=True))
     results = join(tmp_path, source, 2, title="cells")
     assert results["test"] == metrics.summarise(np.stack([counts[name] for name in source.ids]))
+    assert results["test_eight_views"] == results["test"]
     assert results["objects"]["objects"] == 24
     assert [row["images"] for row in results["folds"]] == [len(split_fold(source, 2, fold)["test"]) for fold in (0, 1)]
     first, second = (row["iou_pooled"] for row in results["folds"])
@@ -167,7 +168,8 @@ def test_folds_go_on_where_they_were_stopped(tmp_path):
 
 def test_two_folds_of_an_experiment(folder, tmp_path, capsys, plain_layers):
     root = tmp_path / "run"
-    options = {"epochs": 1, "batch": 4, "patch": 32, "widths": (2, 4), "learning_rate": 0.01, "augment": False}
+    options = {"epochs": 1, "batch": 4, "patch": 32, "widths": (2, 4), "learning_rate": 0.01}
+    options |= {"augment": False, "target": "foreground", "tta": False}
     assert train_cells.main(train_cells.Config(data=str(folder), workdir=root, folds=2, **options)) == 0
     assert "each by the one of 2 models that has not seen it" in capsys.readouterr().out
     results = json.loads((root / "results.json").read_text())

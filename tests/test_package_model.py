@@ -103,7 +103,7 @@ def test_it_is_used_by_its_name(shipped, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrained, "_HERE", shipped)
     monkeypatch.chdir(tmp_path)
     image = data / "images" / f"{NAMES[0]}.png"
-    assert cli.predict(cli.Predict(input=(str(image),), model=Path("tiny"), batch=2)) == 0
+    assert cli.predict(cli.Predict(input=(str(image),), model=(Path("tiny"),), batch=2)) == 0
     found = read_label(tmp_path / "predicted" / "labels" / f"{NAMES[0]}.tif")
     np.testing.assert_array_equal(found, read_label(data / "labels" / f"{NAMES[0]}.png"))
     assert cli.models(Models(size=(8, 8), widths=(2, 4))) == 0
@@ -118,7 +118,7 @@ def test_it_is_used_by_its_name(shipped, data, tmp_path, monkeypatch, capsys):
 
 
 def test_the_first_model_asked_for_is_nuclei():
-    assert cli.Predict(input=("x.png",)).model == Path("nuclei")
+    assert cli.Predict(input=("x.png",)).model == (Path("nuclei"),)
 
 
 def test_what_may_not_be_shipped(run, data, tmp_path, monkeypatch):

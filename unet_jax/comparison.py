@@ -33,14 +33,14 @@ PANEL, GAP, NAMES = 200, 6, 190  # pixels
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a name, in the order they come: "name", "seeds", and (mean, standard deviation) of every column.
+    """One entry a name, in the order they come: "name", "seeds", "recipe", (mean, standard deviation) of every column.
 
     The deviation is that of a sample (n - 1), None for a single seed; a column without a number is None.
     """
     entries = []
     for name in dict.fromkeys(row["name"] for row in rows):
         part = [row for row in rows if row["name"] == name]
-        entry: dict[str, Any] = {"name": name, "seeds": len(part)}
+        entry: dict[str, Any] = {"name": name, "seeds": len(part), "recipe": part[0].get("recipe")}
         for key in COLUMNS:
             values = [row[key] for row in part if row.get(key) is not None]
             spread = statistics.stdev(values) if len(values) > 1 else None
@@ -50,13 +50,13 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def cells(entry: Mapping[str, Any]) -> list[str]:
-    """An entry of `over_seeds` as texts: name, seeds, and "mean ± deviation" of every column, "–" where it has none."""
+    """An entry as texts: name, seeds, "mean ± deviation" of every column, the recipe's; "–" where there is none."""
     texts = [str(entry["name"]), str(entry["seeds"])]
     for key, (_, form) in COLUMNS.items():
         value = entry[key]
         spread = f" ± {form.format(value[1])}" if value and value[1] else ""
         texts.append("–" if value is None else form.format(value[0]) + spread)
-    return texts
+    return [*texts, entry["recipe"] or "–"]
 
 
 def write_tables(
@@ -65,7 +65,8 @@ def write_tables(
     """Write table.md, table.csv (a row a run, unrounded) and table.html, which holds the pictures too.
 
     Args:
-        rows: one a run: "name", "seed" and the keys of `COLUMNS`, None where there is no number.
+        rows: one a run: "name", "seed", the keys of `COLUMNS`, None where there is no number; "recipe", words to set
+            beside them, may be there.
         folder: of the three files.
         title: of page and table.
         notes: sentences that say what the numbers are.
@@ -76,7 +77,7 @@ def write_tables(
     """
     if not rows:
         raise ValueError("no run to compare: name at least one model")
-    head = ["", "seeds", *(name for name, _ in COLUMNS.values())]
+    head = ["", "seeds", *(name for name, _ in COLUMNS.values()), "the recipe"]
     body = [cells(entry) for entry in over_seeds(rows)]
     lines = [f"# {title}", "", *(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)), ""]
     with replacing(folder / "table.md") as scratch:
