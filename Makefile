@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup train test test-slow lint format lock clean
+.PHONY: setup train test test-slow test-nightly lint format lock clean
 
 setup: .venv/ready
 
@@ -20,6 +20,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+test-nightly: setup
+	$(BIN)/python -m pytest -m nightly
 
 lint: setup
 	$(BIN)/ruff check .

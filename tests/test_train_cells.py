@@ -158,6 +158,24 @@ def test_sigterm_saves_in_mid_epoch_and_says_so(whole_run, folder, tmp_path, mon
         np.testing.assert_array_equal(a, b)
 
 
+def test_ctrl_c_saves_too(folder, tmp_path, monkeypatch):
+    calls, put = [], train_cells.parallel.shard
+
+    def stop(batch, mesh):
+        calls.append(batch)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return put(batch, mesh)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        monkeypatch.setattr(train_cells.parallel, "shard", stop)
+        assert train_cells.main(config(folder, tmp_path / "stopped")) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert latest_arrays(tmp_path / "stopped")[0] == 2
+
+
 def test_a_workdir_is_not_trained_over(whole_run, folder):
     before = (whole_run / "config.json").read_bytes()
     with pytest.raises(FileExistsError, match="holds another run: add --resume"):

@@ -1,6 +1,7 @@
 """Which image files a user means, and the images in them."""
 
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from unet_jax.claims import foreign_character
+from unet_jax.data.decode import pixels_of
 from unet_jax.data.images import named, read_image
 from unet_jax.data.rooms import EXTENSIONS
-from unet_jax.data.rows import ArrayRows, HeldRows, TiffRows, tiff_pixels
+from unet_jax.data.rows import ArrayRows, HeldRows, ImageRows, TiffRows, tiff_pixels
 from unet_jax.data.stored import NIFTI, ZARR, Page, Stored, is_zarr, open_stored, pages
 
 ENDINGS = (*EXTENSIONS, *NIFTI, *ZARR)
@@ -40,6 +43,8 @@ def find_inputs(patterns: Sequence[str]) -> list[Input]:
             hint = f"; it has {inner}, name that" if inner.is_dir() else ""
             raise FileNotFoundError(f"{pattern}: no image there (of {' '.join(ENDINGS)}){hint}")
         for file in sorted(files):
+            if foreign := foreign_character(file.name):
+                raise ValueError(f"{file}: its name has {foreign}: rename it")
             name = name_of(file, root)
             if found.setdefault(name, file).absolute() != file.absolute():
                 raise ValueError(f"{found[name]} and {file} would both give {name}: rename one, or use two --output")
@@ -71,6 +76,7 @@ class Reader:
         self._rank = rank
         self._path: Path | None = None
         self._arrays: list[Stored] = []
+        self._whole: ImageRows | None = None
 
     def images(self, item: Input) -> list[Input]:
         """The images of a file: itself, or the pages of a stack."""
@@ -79,13 +85,13 @@ class Reader:
         return [item._replace(name=item.name + page.suffix, page=page) for page in pages(arrays, self._rank)] or [item]
 
     def pixels(self, item: Input) -> int:
-        """Pixels of an image that can be read a few rows at a time; 0 for one that is to be read whole."""
+        """Pixels of an image of two axes; 0 for a volume, and for a file that cannot be read."""
         if self._rank != 2:
             return 0
         with named(item.path):
             arrays = self._open(item.path)
         if not arrays:
-            return tiff_pixels(item.path) if item.path.suffix.lower() in (".tif", ".tiff") else 0
+            return pixels_of(item.path) or tiff_pixels(item.path)
         return arrays[item.page.series].size("y") * arrays[item.page.series].size("x")
 
     def read(self, item: Input) -> Shaped[np.ndarray, "..."]:
@@ -97,12 +103,16 @@ class Reader:
         return ArrayRows(item.path, arrays[item.page.series], item.page, self._rank)[:]
 
     def rows(self, item: Input) -> HeldRows:
-        """The image, to be read a few rows at a time."""
+        """The image, to be used a few rows at a time; a PNG or JPEG is kept decoded until the next one."""
         with named(item.path):
             arrays = self._open(item.path)
             if arrays:
                 return ArrayRows(item.path, arrays[item.page.series], item.page, self._rank).check_height()
-        return TiffRows(item.path)
+        if not pixels_of(item.path):
+            return TiffRows(item.path)
+        if self._whole is None or self._whole.path != item.path:  # no format to be read in parts
+            self._whole = ImageRows(item.path, read_image(item.path))
+        return self._whole
 
     def grid(self, item: Input) -> Any:
         """Where the voxels of a NIfTI volume lie (`nifti.Grid`), for a model of volumes; None for any other file."""
@@ -121,7 +131,7 @@ class Reader:
         """Close the file that is open."""
         for stored in self._arrays:
             stored.close()
-        self._path, self._arrays = None, []
+        self._path, self._arrays, self._whole = None, [], None
 
     def __enter__(self) -> "Reader":
         """The reader itself."""
@@ -139,5 +149,14 @@ def _files(pattern: str) -> tuple[Path, list[Path]]:
     if path.is_dir():
         return path, [file for file in path.iterdir() if is_image(file)]
     fixed = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
-    found = (Path(name) for name in glob.glob(pattern, recursive=True))
-    return Path(*path.parts[:fixed]), [file for file in found if is_image(file)]
+    root, inner = Path(*path.parts[:fixed]), path.parts[fixed:]
+    if "**" not in inner:
+        found = [Path(name) for name in glob.glob(pattern)]
+    else:  # pathlib's ** follows no links to folders, which may lead in circles
+        inner = tuple(part if part == "**" else re.sub(r"\*\*+", "*", part) for part in inner)
+        found = [file for file in root.glob("/".join(inner)) if not _is_hidden(file.relative_to(root))]
+    return root, [file for file in found if is_image(file)]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") and part != ".." for part in path.parts)

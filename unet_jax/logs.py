@@ -1,6 +1,7 @@
 """The run's records: one JSON row an epoch, TensorBoard events beside it, JSON files written whole or not at all."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    long = len(os.fsencode(path.name)) > 200  # of the 255 bytes that a name may have
+    inner = hashlib.sha256(os.fsencode(path.name)).hexdigest() if long else path.name
+    scratch = path.with_name(f".{inner}.{os.getpid()}.tmp")
     try:
         with _naming(path):
             yield scratch

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,11 @@ import numpy as np
 from flax import traverse_util
 
 from unet_jax import pretrained
+from unet_jax.cards import check_card
 from unet_jax.logs import replacing, write_json
 
 CARD, PARAMETERS = "card.json", "params.npz"
 CARD_BYTES = 2**24  # a card is some kB
-NEEDED = ("model", "channels", "normalisation", "classes", "patch")  # of a card, to predict
-
-
-def _count(value: object, most: int) -> bool:
-    return isinstance(value, int) and 1 <= value <= most
-
-
-# A card decides how much memory a prediction takes.
-_RIGHT: dict[str, Callable[[Any], bool]] = {
-    "model": lambda v: isinstance(v, dict),
-    "channels": lambda v: _count(v, 4096),
-    "normalisation": lambda v: isinstance(v, dict),
-    "classes": lambda v: isinstance(v, list | tuple) and _count(len(v), 65535) and all(isinstance(n, str) for n in v),
-    "patch": lambda v: isinstance(v, list | tuple) and 2 <= len(v) <= 3 and all(_count(n, 2**14) for n in v),
-}
 
 
 def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -51,7 +37,7 @@ def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, An
     else:
         inner = folder / "checkpoints"
         inner = inner if inner.is_dir() else folder
-        if not inner.is_dir() or not any(entry.name.isdigit() for entry in inner.iterdir()):
+        if not inner.is_dir() or not any(entry.name.isdecimal() for entry in inner.iterdir()):
             raise FileNotFoundError(
                 f"{folder} holds no model: name the --workdir of a training (with checkpoints/ in it), a folder "
                 f"with {CARD} and {PARAMETERS}, or a model of the package ({', '.join(pretrained.names())})"
@@ -59,11 +45,10 @@ def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, An
         from unet_jax.checkpoint import load  # orbax takes a second to import
 
         variables, card = load(inner, which=which)
-    if missing := [name for name in NEEDED if name not in card]:
-        raise ValueError(f"{folder}: the card says nothing about {', '.join(missing)}: train the model again")
-    if wrong := [name for name, right in _RIGHT.items() if not right(card[name])]:
-        words = ", ".join(f"{name} {str(card[name])[:80]}" for name in wrong)
-        raise ValueError(f"{folder}: the card says {words}, which no training writes: ask for the model again")
+    try:
+        check_card(card, variables)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     return variables, card
 
 
@@ -143,9 +128,10 @@ def _read_small(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ValueError(f"a card of more than {CARD_BYTES} bytes")
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         arrays = {name: array.astype(np.float32) for name, array in _arrays(folder / PARAMETERS)}
-    except (ValueError, EOFError, OSError, RecursionError, zipfile.BadZipFile) as error:
+        variables = traverse_util.unflatten_dict(arrays, sep="/")
+    except Exception as error:  # of the system, json, zipfile, numpy; a name that is both an array and a folder
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{folder}: {CARD} or {PARAMETERS} is damaged ({reason}): copy the folder again") from error
     if not isinstance(card, dict):
         raise ValueError(f"{folder / CARD}: not a JSON object: copy the folder again")
-    return traverse_util.unflatten_dict(arrays, sep="/"), card
+    return variables, card

@@ -14,6 +14,7 @@ import numpy as np
 
 from unet_jax.attention import AttentionMaps, draw_attention
 from unet_jax.blending import Count, uncounted
+from unet_jax.data.normalisation import Percentiles
 from unet_jax.data.stored import is_nifti
 from unet_jax.inputs import Input, Reader
 from unet_jax.prediction import Predictor
@@ -47,8 +48,9 @@ def predict_files(
 ) -> Report:
     """Predict all images and write their results; an image that cannot be used stops none of the others.
 
-    Files are read, and results written, by threads beside the network. Images of more than `STREAM_PIXELS` that can be
-    read a few rows at a time are done in bands, last. What is in the folder is kept, unless it is to be overwritten.
+    Files are read, and results written, by threads beside the network. Images of more than `STREAM_PIXELS` are done in
+    bands, last, if their grey levels are stretched by percentiles, which need not see them whole. What is in the folder
+    is kept, unless it is to be overwritten.
 
     Args:
         predictor: of images, or of volumes.
@@ -103,16 +105,17 @@ class _Run:
     def choose(self, inputs: Sequence[Input], reader: Reader) -> tuple[list[Input], list[Input]]:
         """The images to predict whole and those to predict in bands, less those whose results are there."""
         small, large = [], []
+        in_bands = isinstance(self.predictor.normalisation, Percentiles)
         for file in inputs:
             try:
                 found = reader.images(file)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, MemoryError) as error:
                 self.images(0, 1)
                 self.fail(file, error)
                 continue
             self.images(0, len(found))
             for item in found:
-                is_large = reader.pixels(item) > STREAM_PIXELS
+                is_large = in_bands and reader.pixels(item) > STREAM_PIXELS
                 if self.results.missing(item.name, self.form(item, large=is_large)):
                     (large if is_large else small).append(item)
                 else:
@@ -138,7 +141,7 @@ class _Run:
             for item, future in _ahead(read, items):
                 try:
                     image, ready, grid = future.result()
-                except (ValueError, OSError) as error:
+                except (ValueError, OSError, MemoryError) as error:
                     self.fail(item, error)
                     continue
                 under_way.append((item, image, grid))
@@ -151,7 +154,9 @@ class _Run:
             for (item, *_), future in written:
                 try:
                     self.report.done.append(future.result())
-                except ValueError as error:
+                except (ValueError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                        raise
                     self.fail(item, error)
                 else:
                     self.images(1, 0)
@@ -181,7 +186,7 @@ class _Run:
                 count=self.tiles,
                 **self.predictor.stitching,
             )
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             self.fail(item, error)
         else:
             self.report.done.append(row)

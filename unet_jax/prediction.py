@@ -76,6 +76,9 @@ class Predictor:
                 models.append(cls(variables, card, **{**options, "tile": tile}))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+            except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise ValueError(f"{name}: its card describes no model ({reason}): ask for the model again") from error
         if len(models) == 1:
             return models[0]
         try:

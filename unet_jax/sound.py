@@ -7,7 +7,6 @@ of their layout without the bytes, and of the card itself. Nothing is unpickled:
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from unet_jax.claims import memory
 
 CARD_BYTES = 2**24  # a card is some kB
 MOST_COMPRESSED = 200  # zstd packs trained parameters 1.1 times; small ones and zeros more
@@ -44,7 +45,7 @@ def cards(folder: Path) -> tuple[dict[int, dict[str, Any]], dict[int, Damaged]]:
     FileNotFoundError when a checkpoint was copied without its card.
     """
     good, bad = {}, {}
-    steps = (int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else ()
+    steps = (int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else ()
     for step in sorted(steps):
         try:
             good[step] = _card(folder / str(step))
@@ -65,7 +66,7 @@ def in_order(folder: Path, which: str) -> list[tuple[int, dict[str, Any]]]:
 
 def check_layout(here: Path, card: Mapping[str, Any], template: Any) -> None:
     """ValueError when the checkpoint was made of other arrays than `template`, by name, shape and type."""
-    if "checksums" in card and card["checksums"]["layout"] != _layout(template):
+    if "checksums" in card and card["checksums"].get("layout") != _layout(template):
         raise ValueError(f"{here} holds another network or optimiser than this run's: give the options of that run")
 
 
@@ -109,6 +110,8 @@ def _card(here: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise Damaged(f"{here} holds no card, which says what the model is")
     try:
+        if not path.is_file():
+            raise ValueError("the card is no file")
         if path.stat().st_size > CARD_BYTES:
             raise ValueError(f"a card of {path.stat().st_size} bytes")
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -130,7 +133,7 @@ def _card(here: Path) -> dict[str, Any]:
 def _check_sizes(here: Path) -> dict[str, Any]:
     """The tree of what a checkpoint says it holds, which with its chunks must fit into this machine's memory."""
     saved = ocp.PyTreeCheckpointHandler().metadata(here / "state").tree
-    room = _memory()
+    room = memory()
     for leaf in jax.tree.leaves(saved):
         chunk = leaf.storage.chunk_shape if leaf.storage is not None else ()
         size = max(math.prod(leaf.shape), math.prod(chunk or ())) * np.dtype(leaf.dtype).itemsize
@@ -148,15 +151,10 @@ def _check_stored(here: Path, wanted: Any) -> None:
         raise ValueError(f"it says it holds {claimed} bytes of parameters, in files of {stored}")
 
 
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, AttributeError, OSError):  # not on Windows
-        return 2**36
-
-
 def _compare(here: Path, card: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    wrong = [name for name, tree in parts.items() if "checksums" in card and card["checksums"][name] != _digest(tree)]
+    wrong = [
+        name for name, tree in parts.items() if "checksums" in card and card["checksums"].get(name) != _digest(tree)
+    ]
     if wrong:
         raise Damaged(f"{here} is damaged: the checksum of {', '.join(wrong)} is wrong")
 

@@ -136,6 +136,9 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
     """
     import tyro
 
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal has no letter for
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     chosen = cli(config, description=description)
     try:

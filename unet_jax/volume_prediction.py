@@ -34,6 +34,8 @@ class VolumePredictor:
         """Raises ValueError for a card that is not one of volumes."""
         if len(self.predictor.input_size) != 3 or not isinstance(self.predictor.normalisation, ZScore):
             raise ValueError("this model was trained on pictures, not on volumes: use unet-jax predict")
+        if missing := [name for name in ("modalities", "regions", "outputs") if name not in self.predictor.card]:
+            raise ValueError(f"the card says nothing about {', '.join(missing)}: train the model again")
 
     @classmethod
     def load(cls, folder: str | Path, *, overlap: float = 0.5, batch: int = 2, **options: Any) -> "VolumePredictor":

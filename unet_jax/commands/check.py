@@ -9,7 +9,8 @@ from typing import Literal
 class Check:
     """What is wrong with a folder of images and masks, file by file, and how to mend it.
 
-    Exit code 1 when a training would go wrong. OUTPUT/check.json holds every finding and the histogram of every mask,
+    Exit code 0 when a training can begin, 1 when it would go wrong or there is nothing to check, 2 for an option that is
+    not known. OUTPUT/check.json holds every finding and the histogram of every mask,
     OUTPUT/check.png shows an example of each.
     """
 
@@ -34,7 +35,7 @@ class Check:
 
 
 def check(config: Check) -> int:
-    """Run `unet-jax check`; the exit code is 1 when there is an error."""
+    """Run `unet-jax check`; the exit code is 1 when there is an error, else 0: warnings and notes stop no training."""
     from tqdm import tqdm
 
     from unet_jax.doctor import check_folder, draw, quick, write_mended

@@ -1,11 +1,19 @@
 """One file to raw numbers: PNG, JPEG, GIF and BMP by pillow, TIFF by tifffile, told apart by their first bytes."""
 
+import os
+import stat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from unet_jax.claims import Refused, take
+from unet_jax.data.tiff_claims import check_chain, check_segments, take_page
+
+__all__ = ["MAX_PIXELS", "Raw", "Refused", "content_of", "decode"]
+
 MAX_PIXELS = 2**28
+_MOST_PACKED = 1032  # bytes that one byte of deflate can become
 _LOSSY_TIFF = {6: "JPEG", 7: "JPEG", 34892: "lossy JPEG"}
 READ = ("PNG", "JPEG", "TIFF", "GIF", "BMP")
 _KNOWN = {
@@ -28,18 +36,6 @@ _KNOWN = {
 }
 
 
-class Refused(ValueError):
-    """A file that is understood and not accepted; its message states the mend and gets the file's name in front.
-
-    `fault` is a short word for what is wrong, by which `unet_jax.doctor` sorts its findings.
-    """
-
-    def __init__(self, message: str, *, fault: str = "unreadable"):
-        """Keep the word beside the message."""
-        super().__init__(message)
-        self.fault = fault
-
-
 class Raw(NamedTuple):
     """A file's own numbers: values (H, W) or (H, W, C), bits a value; palette (n, 3) uint8 if values are indices."""
 
@@ -52,6 +48,7 @@ class Raw(NamedTuple):
 
 def decode(path: Path) -> Raw:
     """Numbers of one file in a format of `READ`, upright as viewers show it; Refused, or what the decoder raises."""
+    check_plain(path)
     with path.open("rb") as file:
         head = file.read(32)
         if not head:
@@ -69,13 +66,40 @@ def decode(path: Path) -> Raw:
     raise Refused(f"holds {content}, whatever its name says: convert it to PNG or TIFF")
 
 
+def check_plain(path: Path) -> None:
+    """Refused for a folder, and for a pipe or a device, which might never end; OSError when nothing is there."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Refused("is not a plain file: put the file itself there")
+
+
+def pixels_of(path: Path) -> int:
+    """Pixels of a PNG, JPEG, GIF or BMP by its header; 0 for any other file, and for one that cannot be read."""
+    from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin
+
+    plugins = {
+        "PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile,
+        "GIF": GifImagePlugin.GifImageFile, "BMP": BmpImagePlugin.BmpImageFile,
+    }  # fmt: skip
+    try:
+        check_plain(path)
+        with path.open("rb") as file:
+            content = content_of(file.read(32))
+            file.seek(0)
+            if content not in plugins:
+                return 0
+            picture = plugins[content](file)
+            return picture.height * picture.width
+    except Exception:  # whoever reads the file itself says what is wrong with it
+        return 0
+
+
 def content_of(head: bytes) -> str:
     """What a file is by its first 32 bytes: one of `READ`, or words for anything else."""
     return next((name for magic, name in _KNOWN.items() if head.startswith(magic)), "no image known here")
 
 
 def _check_size(height: int, width: int, channels: int = 1) -> None:
-    if height * width == 0:
+    if height <= 0 or width <= 0:
         raise Refused(f"has no pixels ({height}×{width}): save it again")
     if height * width > MAX_PIXELS or height * width * channels > 4 * MAX_PIXELS:
         raise Refused(
@@ -101,6 +125,8 @@ def _decode_png(file: BinaryIO, head: bytes) -> Raw:
     bits, colour = head[24], head[25]
     if picture.is_animated:
         raise Refused(f"is an animation of {picture.n_frames} frames: save each in a file of its own")
+    _check_packed(picture, bits, file)
+    take(picture.height * picture.width * len(picture.getbands()) * (2 if bits == 16 else 1))
     values = np.asarray(picture)
     if bits == 16 and colour != 0:  # pillow would cut 16-bit colour to 8 bits without a word
         from imagecodecs import png_decode
@@ -113,6 +139,15 @@ def _decode_png(file: BinaryIO, head: bytes) -> Raw:
     return Raw(_upright(values, picture), 8 if palette is not None else bits, colour in (4, 6), palette)
 
 
+def _check_packed(picture: Any, bits: int, file: BinaryIO) -> None:
+    """Refused for a PNG whose pixels the file cannot hold: deflate packs a thousandfold at best."""
+    size = os.fstat(file.fileno()).st_size
+    if picture.height * picture.width * bits // 8 > _MOST_PACKED * size:
+        raise Refused(
+            f"claims {picture.height}×{picture.width} pixels in {size} bytes, and is cut short: copy it again"
+        )
+
+
 def _decode_jpeg(file: BinaryIO) -> Raw:
     from PIL import JpegImagePlugin
 
@@ -120,6 +155,7 @@ def _decode_jpeg(file: BinaryIO) -> Raw:
     _check_size(picture.height, picture.width)
     if picture.mode not in ("L", "RGB"):
         raise Refused(f"has the colours of a printing press ({picture.mode}): convert it to RGB")
+    take(picture.height * picture.width * len(picture.getbands()))
     return Raw(_upright(np.asarray(picture), picture), 8, lossy="JPEG")
 
 
@@ -130,6 +166,7 @@ def _decode_old(file: BinaryIO, content: str) -> Raw:
     _check_size(picture.height, picture.width)
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         raise Refused(f"is an animation of {frames} frames: save each in a file of its own")
+    take(picture.height * picture.width * len(picture.getbands()))
     values, mode = np.asarray(picture), picture.mode
     palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if mode == "P" else None
     return Raw(values, 1 if mode == "1" else 8, mode == "RGBA", palette)
@@ -138,10 +175,12 @@ def _decode_old(file: BinaryIO, content: str) -> Raw:
 def _decode_tiff(file: BinaryIO) -> Raw:
     import tifffile
 
+    check_chain(file)
     with tifffile.TiffFile(file) as tiff:
         page = single_page(tiff)
         _check_size(page.imagelength, page.imagewidth, page.samplesperpixel)
-        check_tiff(page, tiff.filehandle.size)
+        check_tiff(page, tiff.filehandle)
+        take_page(page)
         values = page.asarray()
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if page.axes == "SYX":  # planes stored one after the other, which the header states: no guess
@@ -178,10 +217,10 @@ def is_complete(page: Any, file_size: int) -> bool:
     return len(parts) == int(np.prod(page.chunked)) and all(start + count <= file_size for start, count in parts)
 
 
-def check_tiff(page: Any, file_size: int) -> None:
-    """Refuse a page that cannot be read with certainty, before a pixel is decoded."""
+def check_tiff(page: Any, file: Any) -> None:
+    """Refuse a page of a file (tifffile's handle) that cannot be read with certainty, before a pixel is decoded."""
     height, samples = page.imagelength, page.samplesperpixel
-    if not is_complete(page, file_size):
+    if not is_complete(page, file.size):
         raise Refused("is damaged or truncated, some of its pixels are missing: copy it again")
     if page.axes not in ("YX", "YXS", "SYX"):
         raise Refused(f"has the axes {page.axes}, shape {page.shape}: save it as one page (height, width, channels)")
@@ -198,3 +237,4 @@ def check_tiff(page: Any, file_size: int) -> None:
     ycbcr_jpeg = int(page.photometric) == 6 and int(page.compression) in (6, 7)  # the decoder gives RGB
     if int(page.photometric) not in (0, 1, 2, 3) and not ycbcr_jpeg:
         raise Refused(f"has the colours {page.photometric!s}: convert it to grey or RGB")
+    check_segments(page, file)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from unet_jax.claims import one_large_at_a_time
 from unet_jax.data.images import read_image, read_label
 from unet_jax.data.labels import KINDS, Values, decide_kind, fault_of, to_label, values_of
 from unet_jax.data.pairs import Pair, find_pairs, read_index
@@ -118,7 +119,7 @@ class FolderSource:
             held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
             pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="unet-jax-read")
             try:
-                facts = list(pool.map(lambda i: self._look(i, held)[0], range(len(self))))
+                facts = list(pool.map(lambda i: self._look_alone(i, held), range(len(self))))
             finally:
                 pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all files
             faults = [file.fault for file in facts if file.fault] or self._channel_faults(facts)
@@ -132,6 +133,11 @@ class FolderSource:
                 self._keep(i, *held.pop(i), kind, reserved=True)
             self._facts, self._kind = facts, kind
         return self
+
+    def _look_alone(self, i: int, held: dict) -> _Facts:
+        """Decode one pair beside other threads, large ones one after the other."""
+        with one_large_at_a_time():
+            return self._look(i, held)[0]
 
     def _look(self, i: int, held: dict | None = None) -> tuple[_Facts, np.ndarray | None, np.ndarray | None]:
         """Decode one pair; what is wrong with it is a text in the facts, so that all files can be told of at once."""

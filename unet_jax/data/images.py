@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Integer, Shaped, UInt8, UInt16
 
-from unet_jax.data.decode import Raw, Refused, decode
+from unet_jax.claims import Refused
+from unet_jax.data.decode import Raw, decode
 
 _ALPHA_LOCK = threading.Lock()
 
@@ -98,7 +99,7 @@ def named(path: Path) -> Iterator[None]:
     except Refused as error:
         raise Refused(f"{path}: {error}", fault=error.fault) from None
     except MemoryError:
-        raise
+        raise MemoryError(f"{path}: not enough memory to read it: cut it into smaller images") from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         mend = "copy it again, or open it in an image program and save it as PNG"

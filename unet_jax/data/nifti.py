@@ -4,13 +4,20 @@ Everything that could be silently wrong (a file cut short, no orientation, missi
 """
 
 import dataclasses
-import zlib
+import gzip
+import math
+import struct
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Integer, Shaped
 
+from unet_jax.claims import Refused, take
 from unet_jax.logs import replacing
+
+_MOST_PACKED = 1032  # no byte of gzip unpacks to more
+_HEADER_BYTES = 2**24  # with all its extensions
+_BEGINNING = (("i", 0), ("f", 108), ("q", 168))  # size of the header; where the voxels begin, in versions 1 and 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,13 +76,16 @@ def read_nifti(path: str | Path) -> tuple[Shaped[np.ndarray, "x y z c"], Grid]:
     grid, channels = _grid_of(file, path)
     try:
         values = np.asanyarray(file.dataobj)
-    except (EOFError, OSError, zlib.error, ValueError) as error:
+    except MemoryError:
+        raise MemoryError(f"{path}: not enough memory for its voxels") from None
+    except Exception as error:  # of the system, gzip, zlib, numpy
         raise ValueError(
             f"{path} is cut short or damaged ({' '.join(str(error).split())}): copy or download it again"
         ) from error
     values = values.reshape(*grid.shape, channels)
     if values.dtype.kind not in "iu":
-        values = values.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told of
+            values = values.astype(np.float32)
         if bad := int((~np.isfinite(values)).sum()):
             raise ValueError(
                 f"{path}: {bad} voxels are infinite or not a number (NaN): replace them, for example with "
@@ -132,12 +142,50 @@ def _open(path: Path):
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name a NIfTI file (.nii or .nii.gz)")
     try:
-        return nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+        _check_header(path)
+        file = nibabel.load(path)
+        if not isinstance(file, nibabel.Nifti1Pair):
+            raise ValueError(f"it holds {type(file).__name__}")
+        kind = file.get_data_dtype()
+    except Exception as error:  # of the system, gzip, zlib, nibabel
         raise ValueError(
-            f"{path} cannot be read as NIfTI ({error}): copy it again if it is cut short, or convert it (DICOM with "
-            "dcm2niix)"
+            f"{path} cannot be read as NIfTI ({' '.join(str(error).split())}): copy it again if it is cut short, or "
+            "convert it (DICOM with dcm2niix)"
         ) from error
+    _check_voxels(path, file.shape, kind)
+    return file
+
+
+def _check_header(path: Path) -> None:
+    """ValueError when the voxels begin so far behind the header that reading up to them would fill the memory."""
+    with path.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        head = file.read(176)
+    for order in "<>":
+        size, first, second = (struct.unpack_from(order + kind, head.ljust(176, b"\0"), at) for kind, at in _BEGINNING)
+        begin = {348: first[0], 540: second[0]}.get(size[0], 0)
+        if not begin < _HEADER_BYTES:  # nor NaN
+            raise ValueError(f"its header is {begin:g} bytes long")
+
+
+def _check_voxels(path: Path, shape: tuple[int, ...], kind: np.dtype) -> None:
+    """ValueError when the header claims more voxels than the file's bytes, or this machine's memory, can hold."""
+    if kind.kind not in "iuf":
+        raise ValueError(f"{path} holds numbers of type {kind}: export it with integers or floating point")
+    count = math.prod(int(n) for n in shape)
+    stored, size = count * kind.itemsize, path.stat().st_size
+    with path.open("rb") as plain:
+        most = size * _MOST_PACKED if plain.read(2) == b"\x1f\x8b" else size - 348  # of the header
+    if stored > most:
+        raise ValueError(
+            f"{path} is cut short or damaged: its header tells of {shape} voxels, {stored} bytes, which a file of "
+            f"{size} cannot hold: copy or download it again"
+        )
+    try:
+        take(count * max(kind.itemsize, 4))
+    except Refused as error:
+        raise Refused(f"{path} {error}") from None
 
 
 def _grid_of(file, path: Path) -> tuple[Grid, int]:
@@ -146,7 +194,7 @@ def _grid_of(file, path: Path) -> tuple[Grid, int]:
     shape, affine = tuple(file.shape), np.asarray(file.affine, np.float64)
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(f"{path} has the axes {file.shape}: give it three of space, and at most one of channels")
     header = file.header
     if not (int(header.get("sform_code", 1)) or int(header.get("qform_code", 1))):

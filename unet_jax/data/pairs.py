@@ -6,7 +6,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from unet_jax.claims import foreign_character
 from unet_jax.data.rooms import EXTENSIONS, LAYOUT, Files, bare_stem, find_files, found_in, stem_of
+
+_INDEX_BYTES = 2**28
 
 
 class Pair(NamedTuple):
@@ -24,7 +27,7 @@ class Matched(NamedTuple):
     images: list[Path]
     masks: list[Path]
     doubles: list[tuple[Path, Path]]
-    slashed: list[Path]
+    foreign: list[Path]
     ignored: list[Path]
     rooms: tuple[Path, Path]
 
@@ -46,7 +49,7 @@ def match(folder: Path) -> Matched:
         [images.files[stem] for stem in sorted(images.files.keys() - named.files.keys())],
         [named.files[stem] for stem in sorted(named.files.keys() - images.files.keys())],
         images.doubles + labels.doubles + named.doubles,
-        images.slashed + labels.slashed,
+        images.foreign + labels.foreign,
         images.ignored + labels.ignored,
         rooms,
     )
@@ -61,8 +64,8 @@ def find_pairs(folder: Path) -> list[Pair]:
     """
     found = match(folder)
     image_folder, label_folder = found.rooms
-    for path in found.slashed:
-        raise ValueError(f"{path}: its name has a backslash, which other systems read as a folder: rename it")
+    for path in found.foreign:
+        raise ValueError(f"{path}: its name has {foreign_character(path.name)}: rename it")
     for one, other in found.doubles:
         raise ValueError(f"{one} and {other} are both for {stem_of(one.name)}: rename or take away one of them")
     if found.ignored:
@@ -95,9 +98,11 @@ def read_index(path: Path, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     The first column is `id`. Rows of images that are not in the folder are ignored, since a table may describe more
     than the part at hand; an image without a row is an error, since a score by column would silently leave it out.
     """
-    if not path.exists():
+    if not path.is_file():
         return {}
     try:
+        if path.stat().st_size > _INDEX_BYTES:
+            raise ValueError(f"{path}: larger than {_INDEX_BYTES >> 20} MiB: leave out what is not about images")
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)

@@ -2,11 +2,14 @@
 
 import os
 import re
+import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from unet_jax.claims import foreign_character
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".gif", ".bmp")
 LABEL_SUFFIXES = (
@@ -29,7 +32,7 @@ class Files(NamedTuple):
 
     files: dict[str, Path]
     doubles: list[tuple[Path, Path]]
-    slashed: list[Path]
+    foreign: list[Path]
     ignored: list[Path]
 
 
@@ -107,15 +110,23 @@ def _by_stem(paths: Sequence[Path]) -> Files:
     found = Files({}, [], [], [])
     for path in paths:
         stem = stem_of(path.name)
-        if path.suffix.lower() not in EXTENSIONS or path.is_dir():
+        if path.suffix.lower() not in EXTENSIONS or not _may_be_read(path):
             found.ignored.append(path)
-        elif "\\" in stem:
-            found.slashed.append(path)
+        elif foreign_character(stem):
+            found.foreign.append(path)
         elif stem in found.files:
             found.doubles.append((found.files[stem], path))
         else:
             found.files[stem] = path
     return found
+
+
+def _may_be_read(path: Path) -> bool:
+    """Whether it is a plain file, or leads nowhere, of which whoever reads it tells; no folder, pipe or device."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _mixed(folder: Path) -> tuple[Files, Files]:

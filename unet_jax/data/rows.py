@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from unet_jax.data.decode import Refused, check_tiff, has_alpha, single_page
+from unet_jax.claims import Refused
+from unet_jax.data.decode import check_tiff, has_alpha, single_page
 from unet_jax.data.images import as_read, named
 from unet_jax.data.stored import Page, Stored, page_axes, space
+from unet_jax.data.tiff_claims import check_chain
 
 _SEGMENT_BYTES = 2**28  # of a row of tiles, or a strip, once decoded
 
@@ -18,6 +20,8 @@ def tiff_pixels(path: str | Path) -> int:
     import tifffile
 
     try:
+        with open(path, "rb") as file:
+            check_chain(file)
         with tifffile.TiffFile(path) as tiff:
             page = single_page(tiff)
             return int(page.imagelength) * int(page.imagewidth)
@@ -97,6 +101,17 @@ class ArrayRows(HeldRows):
         return as_read(np.ascontiguousarray(values))
 
 
+class ImageRows(HeldRows):
+    """An image (H, W, C) that is in memory."""
+
+    def __init__(self, path: Path, image: Shaped[np.ndarray, "h w c"]):
+        """Nothing is copied."""
+        self.path, self.shape, self._image = path, image.shape, image
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        return self._image[start:stop]
+
+
 class TiffRows(HeldRows):
     """An image (H, W, C) in a TIFF or BigTIFF, alpha left out.
 
@@ -111,19 +126,18 @@ class TiffRows(HeldRows):
         import tifffile
 
         self.path = Path(path)
-        try:
+        with named(self.path):
+            with self.path.open("rb") as file:
+                check_chain(file)
             self._tiff = tifffile.TiffFile(self.path)
-        except OSError:
-            raise
-        except Exception as error:  # of tifffile, struct ...
-            raise ValueError(f"{path}: cannot be read ({error}): copy it again") from error
         try:
             self._page = single_page(self._tiff)
-            check_tiff(self._page, self._tiff.filehandle.size)
+            check_tiff(self._page, self._tiff.filehandle)
             self._check_rows()
-        except Refused as error:
+        except BaseException as error:
             self._tiff.close()
-            raise ValueError(f"{path}: {error}") from None
+            with named(self.path):
+                raise error
         page = self._page
         self.samples = page.samplesperpixel
         self.shape = (page.imagelength, page.imagewidth, self.samples - has_alpha(page))
@@ -140,6 +154,8 @@ class TiffRows(HeldRows):
             )
         if page.axes not in ("YX", "YXS"):
             raise Refused('is large, and its colours are stored apart: save it with planarconfig="contig", tiled')
+        if self._plain and page.dataoffsets[0] + page.nbytes > self._tiff.filehandle.size:
+            raise Refused("is damaged or truncated, some of its pixels are missing: copy it again")
         height = page.tilelength if page.is_tiled else page.rowsperstrip
         held = height * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
         if held > _SEGMENT_BYTES and not self._plain:

@@ -5,6 +5,7 @@ each z, t and page as an image of its own; one of three takes z (or the only axi
 """
 
 import itertools
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unet_jax.data.decode import Refused, check_tiff, has_alpha, is_complete
+from unet_jax.claims import Refused, check_pages, take
+from unet_jax.data.decode import check_plain, check_tiff, has_alpha, is_complete
+from unet_jax.data.tiff_claims import check_chain, check_ome, check_own_sizes
+from unet_jax.data.zarr_claims import check_array
 
 NIFTI, ZARR = (".nii", ".nii.gz"), (".zarr",)
+_MOST_CHANNELS = 4096
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -62,6 +67,7 @@ def open_stored(path: Path, rank: int) -> list[Stored]:
         return [_arranged(_open_nifti(path, rank), rank)]
     if is_zarr(path):
         return [_arranged(_open_zarr(path, rank), rank)]
+    check_plain(path)
     with path.open("rb") as file:
         is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     return _open_tiff(path, rank) if is_tiff else []
@@ -108,7 +114,13 @@ def _arranged(stored: Stored, rank: int) -> Stored:
         raise Refused(f"holds numbers of type {array.dtype}: save it as 8-bit, 16-bit or float32")
     if 0 in array.shape:
         raise Refused(f"has no pixels, shape {tuple(array.shape)}: save it again")
-    return stored._replace(axes=axes)
+    stored = stored._replace(axes=axes)
+    if stored.size("c") > _MOST_CHANNELS:
+        raise Refused(f"has {stored.size('c')} channels, more than {_MOST_CHANNELS}: name its axes again, or split it")
+    check_pages(math.prod(stored.size(axis) for axis in page_axes(axes, rank)))
+    if rank == 3:  # a volume is read whole
+        take(math.prod(stored.size(axis) for axis in "zyxc") * np.dtype(array.dtype).itemsize)
+    return stored
 
 
 def _stored(array: Any, axes: str, close: Callable[[], None] = lambda: None, alpha: bool = False) -> Stored:
@@ -135,8 +147,11 @@ def _open_nifti(path: Path, rank: int) -> Stored:
 def _open_tiff(path: Path, rank: int) -> list[Stored]:
     import tifffile
 
+    with path.open("rb") as file:
+        check_chain(file)
     tiff = tifffile.TiffFile(path)
     try:
+        check_ome(tiff.ome_metadata)
         series = [part for part in tiff.series if not part.keyframe.is_reduced]
         if rank == 2 and len(series) == 1 and series[0].ndim - ("S" in series[0].axes) == 2:
             tiff.close()
@@ -170,7 +185,7 @@ def _check_last(tiff: Any) -> None:
 
 def _check_pages(part: Any, tiff: Any) -> None:
     size, first = tiff.filehandle.size, part.keyframe
-    check_tiff(first, size)
+    check_tiff(first, tiff.filehandle)
     if int(first.photometric) not in (1, 2, 6):
         raise Refused(f"is a stack with the colours {first.photometric!s}: convert it to grey or RGB")
     together = len(part.pages) == 1 and part.size > first.size  # as ImageJ does: the pages follow the first
@@ -179,6 +194,9 @@ def _check_pages(part: Any, tiff: Any) -> None:
         for page in part.pages  # an OME-TIFF may leave out pages, which are zero
     ):
         raise Refused("is damaged or truncated, some of its pages are missing: copy it again")
+    for page in part.pages:
+        if page is not None and page is not first:
+            check_own_sizes(page, first, tiff.filehandle)
 
 
 def _open_zarr(path: Path, rank: int) -> Stored:
@@ -191,6 +209,7 @@ def _open_zarr(path: Path, rank: int) -> Stored:
         array = node
     else:
         array, axes = _open_group(node, rank)
+    check_array(array)
     return _stored(array, axes)
 
 

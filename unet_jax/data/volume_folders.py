@@ -63,7 +63,7 @@ def find_cases(root: str | Path, *, ignore: int | None = None) -> Layout:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give one with dataset.json, imagesTr/ and labelsTr/")
-    layout = _decathlon(root) if (root / "dataset.json").exists() else _brats(root)
+    layout = _decathlon(root) if (root / "dataset.json").is_file() else _brats(root)
     return layout if ignore is None else dataclasses.replace(layout, ignore=(*layout.ignore, ignore))
 
 

@@ -1,6 +1,7 @@
 """Volumes of several modalities: read and checked, brought to one orientation and spacing, and back again."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from scipy import ndimage
 
+from unet_jax.claims import take
 from unet_jax.data.nifti import Grid, from_ras, read_grid, read_nifti, to_ras
 from unet_jax.data.normalisation import ZScore
 from unet_jax.data.volume_folders import Case, Layout
@@ -137,6 +139,7 @@ def prepare(
     """
     turned, ras = to_ras(image, grid)
     size = ras.shape if spacing is None else size_at(ras, spacing)
+    take(math.prod(size) * image.shape[-1] * 4)
     seen = normalise(resample(turned.astype(np.float32), size, order=1))
     box = bounding_box(seen.any(axis=-1))
     frame = Frame(grid, ras, size, box)

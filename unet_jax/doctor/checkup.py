@@ -23,13 +23,14 @@ from unet_jax.logs import write_json
 
 @dataclass(frozen=True)
 class Report:
-    """Findings, errors first, and what was seen of every pair (nothing in a quick check)."""
+    """Findings, errors first, and what was seen of every pair (nothing in a quick check), `ignore` left out."""
 
     folder: Path
     findings: tuple[Finding, ...]
     looks: tuple[Look, ...]
     kind: str | None
     pairs: tuple[Pair, ...]
+    ignore: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -108,7 +109,7 @@ def check_folder(
         found.append((code, Case((f"{known.matched.rooms[1].name}/",), detail)))
     found += judge(looks, kind, namer(folder), depth=depth, patch=patch, classes=classes)
     found += _undeclared(looks, known, namer(folder))
-    return Report(folder, tuple(gather(found)), looks, kind, tuple(known.pairs))
+    return Report(folder, tuple(gather(found)), looks, kind, tuple(known.pairs), ignore)
 
 
 def quick(folder: str | Path) -> Report:

@@ -41,7 +41,7 @@ def survey(folder: Path) -> Survey:
     for code, paths in (("no-mask", matched.images), ("no-image", matched.masks)):
         found += [(code, Case((name(path),))) for path in paths if path not in paired]
     found += [("two-files", Case((name(one), name(other)))) for one, other in matched.doubles]
-    found += [("bad-name", Case((name(path),))) for path in matched.slashed]
+    found += [("bad-name", Case((name(path),))) for path in matched.foreign]
     found += [("ignored-file", Case((name(path),))) for path in matched.ignored]
     found += _clashes(matched, name)
     ids = tuple(pair.id for pair in matched.pairs)
@@ -84,8 +84,13 @@ def first_bytes(pairs: Sequence[Pair], name: Callable[[Path], str]) -> list[tupl
 
 
 def namer(folder: Path) -> Callable[[Path], str]:
-    """A function that gives a file's name below `folder`, with slashes."""
-    return lambda path: path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    """A function that gives a file's name below `folder`, with slashes; what is no text in it, as numbers."""
+
+    def name(path: Path) -> str:
+        inner = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+        return inner.encode("utf-8", "backslashreplace").decode()
+
+    return name
 
 
 def _equal(pairs: Sequence[Pair], name: Callable[[Path], str]) -> list[tuple[str, Case]]:

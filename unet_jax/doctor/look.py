@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Integer, Shaped
 from scipy import ndimage
 
-from unet_jax.data.decode import Raw, Refused, decode
+from unet_jax.claims import Refused, one_large_at_a_time
+from unet_jax.data.decode import Raw, decode
 from unet_jax.data.images import image_of, label_of, named
 from unet_jax.data.labels import Values, values_of
 from unet_jax.data.pairs import Pair
@@ -61,6 +62,11 @@ class Look:
 
 def look(pair: Pair, *, ignore: int | None = None) -> Look:
     """Read a pair and measure it; what cannot be read is told in `fault`, nothing is raised."""
+    with one_large_at_a_time():
+        return _look(pair, ignore)
+
+
+def _look(pair: Pair, ignore: int | None) -> Look:
     image, raw_image, fault = _read(pair.image, mask=False)
     if fault or image is None:
         return Look(pair, fault)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from unet_jax.data.decode import Raw, Refused, decode
+from unet_jax.claims import Refused
+from unet_jax.data.decode import Raw, decode
 from unet_jax.data.images import image_of, label_of, named
 from unet_jax.data.labels import anti_aliased, fault_of, values_of
 from unet_jax.data.pairs import Pair, read_index

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ NOT_SHOWN = {"no-image", "ignored-file", "odd-size", "small-image", "case-clash"
 def draw(report: Report, path: str | Path) -> None:
     """Draw the report as a PNG: sizes, foreground, objects or classes, contrast; then an example of each finding.
 
-    Without findings the images with least, median and most foreground are shown. Outlines are the masks.
+    Where these are few, the images with least, median and most foreground follow. Outlines are the masks.
     """
     from matplotlib.figure import Figure
 
@@ -64,7 +65,7 @@ def _charts(charts: Any, report: Report) -> None:
     else:
         _histogram(charts[2], [float(seen.objects) for seen in whole], "objects an image", PURPLE)
     known = [seen.separability for seen in whole if np.isfinite(seen.separability)]
-    _histogram(charts[3], known, "contrast (separability)", VERMILLION)
+    _histogram(charts[3], known, "contrast (left of the line: low)", VERMILLION)
     if known:
         charts[3].axvline(LOW_CONTRAST, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
 
@@ -78,6 +79,7 @@ def _bars(axes: Any, values: dict[str, float], title: str, colour: str) -> None:
     axes.spines["bottom"].set_visible(False)
     axes.set_xticks([])
     axes.margins(x=0.18)
+    axes.set_ylim(min(len(names) - 6, 0) - 0.5, len(names) - 0.5)  # few bars are no thicker than six
 
 
 def _histogram(axes: Any, values: list[float], title: str, colour: str) -> None:
@@ -116,19 +118,27 @@ def _examples(report: Report) -> list[tuple[np.ndarray, str, str, str]]:
             known = [by_file[file] for file in case.files[:2] if file in by_file]
             file, detail = (case.files or ("",))[0], case.detail
             if len(known) == 2 and known[0] is not known[1]:
-                picture = _beside(_picture(known[0]), _picture(known[1]))
+                picture = _beside(*(_picture(seen, report.ignore) for seen in known))
             else:
-                picture = _picture(known[0]) if known else _alone(report.folder / file)
+                picture = _picture(known[0], report.ignore) if known else _alone(report.folder / file)
             if picture is not None:
                 found.append((picture, finding.rule.level, _heading(finding), _caption(file, detail)))
                 break
-    if not found:
-        whole = sorted((s for s in report.looks if s.fault is None), key=lambda seen: seen.foreground)
-        places = {0: "least foreground", len(whole) // 2: "median", len(whole) - 1: "most foreground"}
-        for place, words in places.items():
-            if whole and (picture := _picture(whole[place])) is not None:
-                found.append((picture, "", words, _caption(name(whole[place].pair.image), "")))
+    if len(found) < ACROSS:
+        found += _typical(report, name)
     return found[:MOST]
+
+
+def _typical(report: Report, name: Callable[[Path], str]) -> list[tuple[np.ndarray, str, str, str]]:
+    """The images with least, median and most foreground, in the form of examples."""
+    whole = sorted((s for s in report.looks if s.fault is None), key=lambda seen: seen.foreground)
+    places = {0: "least foreground", len(whole) // 2: "median", len(whole) - 1: "most foreground"}
+    found = []
+    for place, words in places.items():
+        if whole and (picture := _picture(whole[place], report.ignore)) is not None:
+            share = f"{whole[place].foreground:.1%}"
+            found.append((picture, "", words, _caption(name(whole[place].pair.image), share)))
+    return found
 
 
 def _heading(finding: Finding) -> str:
@@ -142,11 +152,13 @@ def _caption(file: str, detail: str) -> str:
     return "\n".join(lines)
 
 
-def _picture(seen: Look) -> np.ndarray | None:
+def _picture(seen: Look, ignore: int | None) -> np.ndarray | None:
     """The image with the outline of its mask; either alone where the other cannot be read; None if neither can."""
     image, label = (_tried(path, mask=mask) for path, mask in ((seen.pair.image, False), (seen.pair.label, True)))
     if image is not None and image.dtype.kind == "f":
         image = np.nan_to_num(image, posinf=0, neginf=0)
+    if label is not None and ignore is not None:
+        label = np.where(label == ignore, 0, label)
     if image is None:
         return None if label is None else _of_mask(label)
     if label is not None and label.shape == image.shape[:2] and label.size < 2**24:

@@ -25,7 +25,9 @@ RULES: dict[str, Rule] = {
     ),
     "two-files": Rule("error", "two files of one name", "rename or take away one of them"),
     "bad-name": Rule(
-        "error", "a backslash in the name, which other systems read as a folder", "rename image and mask alike"
+        "error",
+        "a backslash, a line break or bytes that are no text in the name, which other systems do not take",
+        "rename image and mask alike",
     ),
     "ignored-file": Rule(
         "warning",

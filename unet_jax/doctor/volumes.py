@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from unet_jax.data.decode import MAX_PIXELS, Refused
+from unet_jax.claims import Refused
+from unet_jax.data.decode import MAX_PIXELS
 from unet_jax.data.nifti import read_grid, read_nifti
 from unet_jax.data.pairs import Matched, Pair
 from unet_jax.data.volume_folders import ENDINGS, names_of, stem
@@ -49,7 +50,7 @@ def match_volumes(folder: Path) -> Matched:
 def declared_labels(folder: Path) -> dict[int, str]:
     """Names of the label values in dataset.json, {} without one."""
     path = folder / "dataset.json"
-    if not path.exists():
+    if not path.is_file():
         return {}
     try:
         return names_of(json.loads(path.read_text(encoding="utf-8"))["labels"])[0]
