@@ -9,9 +9,8 @@ from typing import Literal
 class Check:
     """What is wrong with a folder of images and masks, file by file, and how to mend it.
 
-    Exit code 0 when a training can begin, 1 when it would go wrong or there is nothing to check, 2 for an option that is
-    not known. OUTPUT/check.json holds every finding and the histogram of every mask,
-    OUTPUT/check.png shows an example of each.
+    OUTPUT/check.json holds every finding and the histogram of every mask, OUTPUT/check.png an example of each. The
+    exit code is 0 when a training can begin, 1 when it would go wrong or there is nothing to check.
     """
 
     data: Path
