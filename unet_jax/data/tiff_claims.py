@@ -18,6 +18,8 @@ _SOC_SIZ = b"\xff\x4f\xff\x51"
 def check_chain(file: BinaryIO) -> None:
     """Refused when the pages of an open TIFF lead in a circle, or are too many; the file is left at its beginning."""
     head = file.read(16)
+    if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return  # no TIFF, as whoever reads it says
     order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
     tags, tag, link = ("Q", 20, "Q") if big else ("H", 12, "I")
     start = head[8:16] if big else head[4:8]

@@ -168,12 +168,17 @@ def _picture(seen: Look, ignore: int | None) -> np.ndarray | None:
 
 
 def _beside(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
-    """Two pictures, a white line between them."""
+    """Two pictures with a white line between them, wide ones below each other."""
     if one is None or other is None:
         return one if other is None else other
-    height = max(one.shape[0], other.shape[0])
-    padded = [np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0)), constant_values=255) for p in (one, other)]
-    return np.concatenate([padded[0], np.full((height, 6, 3), 255, np.uint8), padded[1]], axis=1)
+    along = 0 if one.shape[1] > 1.5 * one.shape[0] else 1
+    size = max(one.shape[1 - along], other.shape[1 - along])
+    parts = []
+    for part in (one, np.full((6, 6, 3), 255, np.uint8), other):
+        room = [(0, 0), (0, 0), (0, 0)]
+        room[1 - along] = (0, size - part.shape[1 - along])
+        parts.append(np.pad(part, room, constant_values=255))
+    return np.concatenate(parts, axis=along)
 
 
 def _alone(path: Path) -> np.ndarray | None:
