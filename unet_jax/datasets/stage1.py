@@ -5,6 +5,7 @@ A zip is read in place: nothing is unpacked to the disk, so no member's name can
 
 import hashlib
 import io
+import os
 import re
 import zipfile
 import zlib
@@ -30,7 +31,7 @@ def is_stage1_train(path: str | Path) -> bool:
     A `.zip` too damaged to be listed counts, so that reading it names the damage; a folder with `images/` and `masks/`
     directly inside does not.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_file():
         if not zipfile.is_zipfile(path):
             return path.suffix.lower() == ".zip"
@@ -50,7 +51,7 @@ def read_stage1(
         FileNotFoundError: nothing at `path`, or nothing in the layout.
         ValueError: a damaged zip or PNG, an image without masks or masks without an image, another size of mask.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     with _opened(path) as (names, read):
         for name, (image_file, mask_files) in _members(path, names).items():
             image = np.asarray(_png(path, image_file, read).convert("RGB"))
@@ -68,7 +69,7 @@ def read_stage1(
 
 def fingerprint(path: str | Path) -> str:
     """Twelve hexadecimal digits that change with the set: names, sizes, and checksums (zip) or times (folder)."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_dir():
         with _zip(path) as archive:
             lines = [f"{info.filename} {info.file_size} {info.CRC}" for info in archive.infolist()]

@@ -1,5 +1,6 @@
 """A copy of a folder with what can be mended without guessing."""
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -71,7 +72,7 @@ def write_mended(report: Report, out: str | Path, *, threshold: int | None = Non
 
 
 def _check_out(report: Report, out: Path) -> None:
-    folder, place = report.folder.resolve(), out.resolve()
+    folder, place = Path(os.path.realpath(report.folder)), Path(os.path.realpath(out))  # resolve fails on a loop
     if any(is_volume(pair.image) for pair in report.pairs):
         raise ValueError(f"--fix-to {out}: volumes are only checked, not mended: follow the mends one by one")
     if place.is_relative_to(folder) or folder.is_relative_to(place):
