@@ -3,6 +3,7 @@
 matplotlib is used through its Figure alone, so the caller's pyplot state and backend stay as they are.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ def save_figure(figure: Any, path: str | Path) -> None:
     from PIL import Image
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():  # a name in letters that the font lacks is shown as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()
     picture = Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
     # RGB by Pillow: a tenth smaller than savefig's RGBA
     with replacing(path) as scratch:
