@@ -179,8 +179,8 @@ def _check_voxels(path: Path, shape: tuple[int, ...], kind: np.dtype) -> None:
         most = size * _MOST_PACKED if plain.read(2) == b"\x1f\x8b" else size - 348  # of the header
     if stored > most:
         raise ValueError(
-            f"{path} is cut short or damaged: its header tells of {shape} voxels, {stored} bytes, which a file of "
-            f"{size} cannot hold: copy or download it again"
+            f"{path} is cut short or damaged (its header tells of {shape} voxels, {stored} bytes, which a file of "
+            f"{size} cannot hold): copy or download it again"
         )
     try:
         take(count * max(kind.itemsize, 4))
