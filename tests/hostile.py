@@ -30,6 +30,10 @@ def good_png():
     return file.getvalue()
 
 
+def bmp(width, height):
+    return b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(45)
+
+
 def jpeg(height=24, width=24):
     """A small JPEG whose frame states another size."""
     file = io.BytesIO()
@@ -79,8 +83,14 @@ IMAGES = {  # name: (content, what has to be said); content None: made by `speci
     "empty.png": (b"", "is empty"),
     "words.png": (b"hello world", "no image known"),
     "page.png": (b"<html></html>", "web page"),
-    "film.png": (b"GIF89a" + bytes(40), "a GIF"),
+    "film.png": (b"GIF89a" + bytes(40), "no pixels|cannot be read"),
     "side.jpg": (jpeg(65_000, 65_000), "claims 65000×65000 pixels"),
+    "side.gif": (
+        b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b"," + bytes(20),
+        "claims 65535×65535|read",
+    ),
+    "claims.bmp": (bmp(65_000, 65_000), "claims 65000×65000 pixels"),
+    "short.bmp": (bmp(999, 999), "copy it again"),
     "cut.jpg": (jpeg()[:200], "copy it again"),
     "claims.tif": (tiff([(256, 4, 1, 65_000), (257, 4, 1, 65_000)], bytes(9)), "claims 65000×65000 pixels"),
     "channels.tif": (tiff([(277, 3, 1, 65_535)], bytes(9)), "copy it again|channels|missing"),

@@ -55,7 +55,8 @@ def encoded(kind, pixels, **options):
 
 COLOURS = np.stack([NOISE] * 3, axis=-1)
 FILES = [
-    encoded("PNG", NOISE), encoded("PNG", COLOURS), png_encode(NOISE.astype(np.uint16) * 257), jpeg(),
+    encoded("PNG", NOISE), encoded("PNG", COLOURS), encoded("GIF", NOISE), encoded("BMP", COLOURS),
+    png_encode(NOISE.astype(np.uint16) * 257), jpeg(),
     encoded("TIFF", NOISE), encoded("TIFF", COLOURS, photometric="rgb", compression="zlib", predictor=True),
     encoded("TIFF", NOISE.astype(np.float32), tile=(16, 16), compression="lzw"),
     encoded("TIFF", COLOURS, photometric="rgb", compression="jpeg", tile=(16, 16)),
@@ -76,7 +77,7 @@ def broken_files(draw):
     for place, byte in draw(CHANGES):
         if data:
             data[place % len(data)] = byte
-    return bytes(data[: draw(CUTS)]), draw(st.sampled_from([".png", ".tif", ".jpg", ".nii", ".nii.gz"]))
+    return bytes(data[: draw(CUTS)]), draw(st.sampled_from([".png", ".tif", ".jpg", ".bmp", ".nii", ".nii.gz"]))
 
 
 def every_page(rank, path):
