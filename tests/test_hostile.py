@@ -164,7 +164,7 @@ def test_through_predict(images, model, tmp_path, capsys):
     named = sorted(path for path in files if path.is_file())  # others are no image files
     before = tree(images.parent), tree(tmp_path)
     with Bounded(128):
-        config = cli.Predict(model=model, input=tuple(map(str, named)), output=tmp_path / "out")
+        config = cli.Predict(model=(model,), input=tuple(map(str, named)), output=tmp_path / "out")
         with pytest.raises(ValueError, match="would both give "):
             cli.predict(config)
         config = dataclasses.replace(config, input=tuple(map(str, names_of_one_stem(named))))
