@@ -268,7 +268,8 @@ def finish(
         **scorecard.facts_of(card, position, data=config.data, test=time.perf_counter() - began),
     }
     scorecard.write_results(config.workdir, test, result, facts)
-    folder = scorecard.draw(config.workdir, test, result, title=f"U-Net on {Path(config.data).name}")
+    title = f"U-Net on {Path(config.data).name}"
+    folder = scorecard.draw(config.workdir, test, result, title=title, classes=legend.names)
     print(*class_scores.table(rows), sep="\n")
     for line in class_scores.warnings_of(rows):
         print(line, file=sys.stderr if line.startswith("WARNING") else sys.stdout)

@@ -273,3 +273,26 @@ def test_no_rows_is_an_error_and_a_failed_drawing_keeps_the_old_picture(tmp_path
         report.curves([row(1), row(2)], path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["curves.png"]
+
+
+def test_classes_are_painted_each_in_its_colour(tmp_path):
+    """Where a road is taken for a house, both are foreground: the errors tell it all the same."""
+    truth = np.zeros((40, 40), np.int32)
+    truth[:20], truth[20:, :20] = 1, 2
+    prediction = np.where(truth == 2, 1, truth)
+    errors = pictures.class_error_map(truth, prediction)
+    assert (errors[truth == 2] == pictures.CONFUSED).all()
+    assert (errors[truth == 1] == pictures.AGREED).all()
+    assert (errors[truth == 0] == pictures.NOTHING).all()
+    colours = pictures.class_colours(256)
+    assert len(np.unique(colours[:40], axis=0)) == 40
+    grey = np.full((40, 40, 3), 100, np.uint8)
+    seen = pictures.painted(grey, truth, colours)
+    assert (seen[truth == 0] == 100).all()
+    assert len(np.unique(seen.reshape(-1, 3), axis=0)) == 3
+    item = {"image": grey, "label": truth, "prediction": prediction, "id": "a", "iou": 0.5, "dice": 0.6}
+    names = ["ground", "road", "house"]
+    report.examples([item | {"group": "median"}], tmp_path / "a.png", title="Two classes", classes=names)
+    with Image.open(tmp_path / "a.png") as image:
+        drawn = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert (drawn == pictures.CONFUSED).all(-1).sum() > 20 * 20

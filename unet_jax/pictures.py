@@ -1,5 +1,6 @@
 """Label outlines, contrast and fields of view: the pure part of the report's pictures, arrays in and arrays out."""
 
+import colorsys
 import math
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ TRUTH, PREDICTION = (255, 225, 25), (40, 225, 255)  # yellow and cyan, light on 
 FOUND, LOST, EXTRA = PREDICTION, (255, 150, 30), (255, 80, 210)  # of objects one by one: cyan, orange, pink
 OUTLINE_REACH = 4  # pixels away that `overlay` looks at
 MISSED, FALSE, AGREED, NOTHING = (213, 94, 0), (0, 114, 178), (196, 196, 196), (245, 245, 245)
+CONFUSED = (204, 80, 167)  # one class taken for another
 Label = Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]
 
 
@@ -50,6 +52,29 @@ def error_map(truth: Label, prediction: Label) -> UInt8[np.ndarray, "h w 3"]:
     """Paint what was missed, what was found falsely and what agrees, as foreground against background."""
     colours = np.array([[NOTHING, FALSE], [MISSED, AGREED]], np.uint8)
     return colours[(truth != 0).astype(int), (prediction != 0).astype(int)]
+
+
+def class_error_map(truth: Label, prediction: Label) -> UInt8[np.ndarray, "h w 3"]:
+    """The same for classes: what one class was taken for another is painted too."""
+    errors = error_map(truth, prediction)
+    errors[(truth != prediction) & (truth != 0) & (prediction != 0)] = CONFUSED
+    return errors
+
+
+def class_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
+    """A colour for each class, neighbours far apart on the circle of hues; class 0 is black."""
+    hues = [(k * 0.618034 % 1.0, (0.85, 0.55)[k % 2], (0.95, 0.75)[k // 2 % 2]) for k in range(count)]
+    colours = (255 * np.array([colorsys.hsv_to_rgb(*hue) for hue in hues])).astype(np.uint8)
+    colours[:1] = 0
+    return colours
+
+
+def painted(
+    picture: UInt8[np.ndarray, "h w 3"], label: Integer[np.ndarray, "h w"], colours: UInt8[np.ndarray, "n 3"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Lay the colour of its class over every pixel that is not of class 0."""
+    mixed = (0.4 * picture + 0.6 * colours[label]).astype(np.uint8)
+    return np.where(label[..., None] > 0, mixed, picture)
 
 
 def magnified(array: Shaped[np.ndarray, "h w *c"], zoom: float) -> Shaped[np.ndarray, "H W *c"]:
@@ -122,19 +147,23 @@ def field_of_view(
 
 
 def panels(
-    image: Shaped[np.ndarray, "h w c"], truth: Label, prediction: Label, *, side: int
+    image: Shaped[np.ndarray, "h w c"], truth: Label, prediction: Label, *, side: int, classes: int = 0
 ) -> tuple[list[UInt8[np.ndarray, "side side 3"]], tuple[int, int]]:
-    """Draw one field of view four times: the image, truth over it, prediction over it, errors; and give its h and w."""
-    rows, columns, zoom = field_of_view(truth, prediction, panel=side)
+    """Draw one field of view four times: the image, truth over it, prediction over it, errors; and give its h and w.
+
+    Truth and prediction are outlines, or painted where there are so many `classes`.
+    """
+    wrong = truth != prediction if classes else None
+    rows, columns, zoom = field_of_view(truth, prediction, panel=side, wrong=wrong)
     picture, truth, prediction = (
         magnified(array[rows, columns], zoom) for array in (for_display(image), truth, prediction)
     )
-    drawn = [
-        picture,
-        overlay(picture, truth, TRUTH),
-        overlay(picture, prediction, PREDICTION),
-        error_map(truth, prediction),
-    ]
+    if classes:
+        maps = [painted(picture, label, class_colours(classes)) for label in (truth, prediction)]
+        drawn = [picture, *maps, class_error_map(truth, prediction)]
+    else:
+        outlines = [overlay(picture, truth, TRUTH), overlay(picture, prediction, PREDICTION)]
+        drawn = [picture, *outlines, error_map(truth, prediction)]
     return _framed(drawn, side), (rows.stop - rows.start, columns.stop - columns.start)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from unet_jax.figures import BLUE, DPI, FAINT, GREEN, INK, PURPLE, VERMILLION, dress, save_figure
-from unet_jax.pictures import FALSE, MISSED, PREDICTION, TRUTH, panels
+from unet_jax.pictures import CONFUSED, FALSE, MISSED, PREDICTION, TRUTH, class_colours, panels
 
 Series = Mapping[str, tuple[np.ndarray, str]]  # name: (value an epoch, colour)
 GROUPS = ("best", "median", "worst")
@@ -19,6 +19,11 @@ NOTE = (
     "Field of view: the square in which most pixels disagree. Outlines: yellow truth, cyan prediction. "
     "Errors: orange missed, blue false, grey agreed. Dark images are contrast-stretched for display."
 )
+CLASS_NOTE = (
+    "Field of view: the square in which most pixels disagree. Errors: orange missed, blue false, pink taken for "
+    "another class, grey agreed. Dark images are contrast-stretched for display."
+)
+NAMED = 24  # classes whose names are written below in their colours
 
 
 def choose_examples(iou: Sequence[float] | Shaped[np.ndarray, " n"], *, each: int = 3) -> dict[str, list[int]]:
@@ -141,13 +146,13 @@ def _name_lines(axes: Any, series: Series) -> None:
         axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, color=FAINT, fontsize=9, ha="center")
 
 
-def _column_of(item: Mapping[str, Any]) -> tuple[list[np.ndarray], list[str]]:
+def _column_of(item: Mapping[str, Any], classes: int) -> tuple[list[np.ndarray], list[str]]:
     """The four squares of one image (as it is, truth, prediction, errors) and the lines under them."""
     image, truth, prediction = (np.asarray(item[name]) for name in ("image", "label", "prediction"))
     if not image.shape[:2] == truth.shape == prediction.shape:
         shapes = f"image {image.shape[:2]}, label {truth.shape}, prediction {prediction.shape}"
         raise ValueError(f"{item['id']}: sizes differ ({shapes}): give all three at the image's size")
-    squares, whole = panels(image, truth, prediction, side=PANEL)
+    squares, whole = panels(image, truth, prediction, side=PANEL, classes=classes)
     height, width = image.shape[:2]
     shown = f"all {height}×{width} px" if whole == (height, width) else f"{whole[0]}×{whole[1]} of {height}×{width} px"
     kind = str(item.get("kind") or "").replace("_", " ")
@@ -155,7 +160,9 @@ def _column_of(item: Mapping[str, Any]) -> tuple[list[np.ndarray], list[str]]:
     return squares, [name, f"IoU {_score(item['iou'])}  Dice {_score(item['dice'])}", shown]
 
 
-def examples(items: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "") -> None:
+def examples(
+    items: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "", classes: Sequence[str] = ()
+) -> None:
     """Draw images beside truth, prediction and errors, one column an image, as a PNG of 150 dpi.
 
     Args:
@@ -163,6 +170,7 @@ def examples(items: Sequence[Mapping[str, Any]], path: str | Path, *, title: str
             "kind": str or "", "iou": float, "dice": float, "group": "best" | "median" | "worst"}; drawn group by group.
         path: the PNG; it appears whole or not at all.
         title: a line above everything.
+        classes: names of the classes, where label and prediction are painted class by class, not outlined.
 
     Raises:
         ValueError: no items, an unknown group, or sizes that differ within an item.
@@ -171,14 +179,15 @@ def examples(items: Sequence[Mapping[str, Any]], path: str | Path, *, title: str
         raise ValueError("no examples to draw: give at least one item")
     if strange := {str(item["group"]) for item in items} - set(GROUPS):
         raise ValueError(f"unknown group {', '.join(sorted(strange))}: use one of {', '.join(GROUPS)}")
-    groups = [[_column_of(item) for item in items if item["group"] == group] for group in GROUPS]
+    groups = [[_column_of(item, len(classes)) for item in items if item["group"] == group] for group in GROUPS]
     starts, x = [], MARGIN
     for group in groups:
         starts.append([x + i * (PANEL + GAP) for i in range(len(group))])
         x += len(group) * (PANEL + GAP) + (GROUP_GAP - GAP if group else 0)
     width = max(x - GROUP_GAP + 8, 2 * PANEL + MARGIN)
-    note = textwrap.wrap(NOTE, width // 9)
-    head, foot = (100 if title else 58), 96 + 22 * len(note)
+    note = textwrap.wrap(CLASS_NOTE if classes else NOTE, width // 9)
+    names = _class_names(classes, width)
+    head, foot = (100 if title else 58), 96 + 22 * (len(note) + len({y for _, y, _, _ in names}))
     rows = [head + i * (PANEL + GAP) for i in range(4)]
     height = rows[-1] + PANEL + foot
     sheet = np.full((height, width, 3), 255, np.uint8)
@@ -191,23 +200,38 @@ def examples(items: Sequence[Mapping[str, Any]], path: str | Path, *, title: str
         if group:
             sheet[head - 10 : head - 7, lefts[0] : lefts[-1] + PANEL] = 60
             words.append((lefts[0], head - 18, name, {"size": 13, "weight": "bold"}))
+    words += [(x, height - foot + 96 + y, name, style) for x, y, name, style in names]
     words.append((8, height - 22 * len(note) + 4, "\n".join(note), {"size": 8, "va": "top", "color": FAINT}))
-    draw_sheet(sheet, words + _row_names(sheet, rows), path)
+    draw_sheet(sheet, words + _row_names(sheet, rows, classes), path)
 
 
 def _score(value: Any) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "n/a"
 
 
-def _row_names(sheet: np.ndarray, rows: Sequence[int]) -> list[tuple[float, float, str, dict[str, Any]]]:
+def _class_names(classes: Sequence[str], width: int) -> list[tuple[float, float, str, dict[str, Any]]]:
+    """The first classes by name in their colours, in lines from y = 0 on that fill the width."""
+    words, x, y = [], 8.0, 0.0
+    for name, colour in zip(classes[1:NAMED], class_colours(len(classes))[1:NAMED], strict=False):
+        long = 12 * len(name) + 20
+        x, y = (8.0, y + 22) if x > 8 and x + long > width else (x, y)
+        words.append((x, y, name, {"size": 8, "weight": "bold", "color": tuple(colour / 255)}))
+        x += long
+    return words
+
+
+def _row_names(
+    sheet: np.ndarray, rows: Sequence[int], classes: Sequence[str]
+) -> list[tuple[float, float, str, dict[str, Any]]]:
     """Paint a bar of each row's colour beside it and give the words for it."""
     words = []
+    errors = [("missed", MISSED), ("false", FALSE), *([("other", CONFUSED)] if classes else [])]
+    part = PANEL // len(errors)
     for top, size, name, colour in (
         (rows[0], PANEL, "image", None),
-        (rows[1], PANEL, "truth", TRUTH),
-        (rows[2], PANEL, "prediction", PREDICTION),
-        (rows[3], PANEL // 2, "missed", MISSED),
-        (rows[3] + PANEL // 2, PANEL // 2, "false", FALSE),
+        (rows[1], PANEL, "truth", None if classes else TRUTH),
+        (rows[2], PANEL, "prediction", None if classes else PREDICTION),
+        *((rows[3] + i * part, part, name, colour) for i, (name, colour) in enumerate(errors)),
     ):
         if colour is not None:
             sheet[top : top + size, MARGIN - 16 : MARGIN - 6] = colour

@@ -92,11 +92,14 @@ def _of_what(results: Mapping[str, Any]) -> str:
     return f"checkpoint of epoch {results['best']['epoch']}"
 
 
-def draw(workdir: Path, source: Source, result: Evaluation, *, title: str) -> Path:
-    """Draw report/curves.png from metrics.jsonl, and report/examples.png of the best, median and worst images."""
+def draw(workdir: Path, source: Source, result: Evaluation, *, title: str, classes: Sequence[str] = ()) -> Path:
+    """Draw report/curves.png from metrics.jsonl, and report/examples.png of the best, median and worst images.
+
+    With the names of more than two `classes`, every class is painted in a colour of its own.
+    """
     folder = workdir / "report"
     report.curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png", title=title)
-    draw_examples(folder, source, result.counts, result.predictions.__getitem__, title=title)
+    draw_examples(folder, source, result.counts, result.predictions.__getitem__, title=title, classes=classes)
     return folder
 
 
@@ -107,6 +110,7 @@ def draw_examples(
     prediction: Callable[[int], np.ndarray],
     *,
     title: str,
+    classes: Sequence[str] = (),
 ) -> None:
     """Draw examples.png, of the images with the best, median and worst IoU by their counts (N, K, K)."""
     iou, dice = (metrics.of_present(score(counts), counts) for score in (metrics.iou, metrics.dice))
@@ -117,4 +121,5 @@ def draw_examples(
             sample = {k: source[i][k] for k in ("image", "label", "id")}
             scores = {"iou": float(iou[i]), "dice": float(dice[i])}
             items.append({**sample, **scores, "prediction": prediction(i), "kind": kinds[i], "group": group})
-    report.examples(items, folder / "examples.png", title=f"{title}: test images")
+    named = classes if len(classes) > 2 else ()
+    report.examples(items, folder / "examples.png", title=f"{title}: test images", classes=named)
