@@ -64,7 +64,7 @@ def class_error_map(truth: Label, prediction: Label) -> UInt8[np.ndarray, "h w 3
 def class_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
     """A colour for each class, neighbours far apart on the circle of hues; class 0 is black."""
     hues = [(k * 0.618034 % 1.0, (0.85, 0.55)[k % 2], (0.95, 0.75)[k // 2 % 2]) for k in range(count)]
-    colours = (255 * np.array([colorsys.hsv_to_rgb(*hue) for hue in hues])).astype(np.uint8)
+    colours = (255 * np.array([colorsys.hsv_to_rgb(*hue) for hue in hues])).astype(np.uint8).reshape(-1, 3)
     colours[:1] = 0
     return colours
 
