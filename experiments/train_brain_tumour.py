@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import optax
 
-from unet_jax import augment, losses, memory, metrics, parallel, regions, report, surface, training
+from unet_jax import augment, losses, memory, metrics, parallel, processes, regions, remote, report, surface, training
 from unet_jax.checkpoint import provenance
 from unet_jax.data import normalisation
 from unet_jax.data.phantom import write_phantoms
@@ -101,6 +101,8 @@ class Config:
     """Millimetres that two surfaces may lie apart and still agree, in the surface Dice."""
     scored_train_cases: int = 1
     """So many training cases are scored too, to see what the network could learn by heart."""
+    mesh: str | None = None
+    """data=N,space=M: N devices share the batch, M each volume; all that divide the batch when not given."""
     seed: int = 0
     """Decides the weights, the order of the cases and every random change of them."""
 
@@ -110,7 +112,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "full": {"epochs": 300, "max_minutes": None, "widths": (32, 64, 128, 256, 320), "patch": (128, 128, 128)},
 }
 BUDGET = ("epochs", "max_minutes")
-MAY_CHANGE = {*BUDGET, "learning_rate", "workdir", "resume"}  # between the starts of one run
+MAY_CHANGE = {*BUDGET, "learning_rate", "workdir", "resume", "mesh"}  # between the starts of one run
 
 
 def resolve(config: Config, backend: str) -> Config:
@@ -131,12 +133,11 @@ def resolve(config: Config, backend: str) -> Config:
 
 def open_source(config: Config) -> VolumeSource:
     """The cases that `--data` names, read and checked."""
-    folder = Path(config.data)
+    folder = remote.fetched(config.data)
     if config.data == "phantom":
         print("Made-up heads: six phantoms with a tumour of known regions. For real ones: --data FOLDER")
         folder = startup.cache_dir() / "phantoms"
-        if not (folder / "dataset.json").exists():
-            write_phantoms(folder, 6)
+        processes.in_turn(lambda: (folder / "dataset.json").exists() or write_phantoms(folder, 6))
     source = VolumeSource(find_cases(folder, ignore=config.ignore), spacing=config.spacing)
     if config.outputs == "regions":
         regions.own_classes(tuple(source.layout.regions.values()))
@@ -198,7 +199,7 @@ def main(config: Config) -> int:
     a_pass = steps_per_epoch(len(crops), config.batch)
     model, optimizer, step, eval_step = compose(config, members, source, plan, config.epochs * a_pass)
     state = training.init_state(model, optimizer, (*patch, source.channels), seed=config.seed)
-    mesh = parallel.data_mesh(config.batch)
+    mesh = parallel.chosen_mesh(config.mesh, config.batch, patch[0])
     # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
     margin = [n // 8 for n in patch]
     score = partial(evaluate, jax.jit(eval_step), patch=patch, batch=config.batch, margin=margin, mesh=mesh)
@@ -211,22 +212,26 @@ def main(config: Config) -> int:
         return {"val_loss": result.loss, "val_iou": float(iou.mean()), "val_dice": float(dice.mean()), **by_region}
 
     with opened(config) as run:
-        write_json(run.workdir / "plan.json", plan)
+        if processes.first():
+            write_json(run.workdir / "plan.json", plan)
         _, position, signal = run_training(
             run,
             state,
             step=step,
-            batches=lambda start: train_batches(
-                crops, patch=patch, batch=config.batch, seed=config.seed, start_step=start, centred=config.centred
+            batches=partial(
+                train_batches, crops, patch=patch, batch=config.batch, seed=config.seed, centred=config.centred
             ),
+            batch=config.batch,
             steps_per_epoch=a_pass,
             validate=validate,
             budget=Budget(config.epochs, config.max_minutes),
             card=make_card(config, model, source, patch), mesh=mesh, resume=config.resume, say=say,
         )  # fmt: skip
-    if signal is not None:
-        return 128 + signal
-    finish(config, source, parts, position)
+        if signal is not None:
+            return 128 + signal
+        run.checkpoints.wait()
+        if processes.first():
+            finish(config, source, parts, position)
     return 0
 
 

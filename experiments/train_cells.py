@@ -24,7 +24,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from unet_jax import augment, losses, metrics, models, object_scores, parallel, targets, training, tuning
+from unet_jax import augment, losses, metrics, models, object_scores, parallel, processes, targets, training, tuning
 from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data import normalisation
 from unet_jax.data.named import open_named
@@ -271,9 +271,8 @@ def train(config: Config) -> int:
             run,
             state,
             step=step,
-            batches=lambda start: train_batches(
-                crops, patch=patch, batch=config.batch, seed=config.seed, start_step=start
-            ),
+            batches=partial(train_batches, crops, patch=patch, batch=config.batch, seed=config.seed),
+            batch=config.batch,
             steps_per_epoch=steps,
             validate=lambda state: validation_row(score(state, parts["val"])),
             budget=Budget(config.epochs, config.max_minutes, config.patience, config.skip_nonfinite),
@@ -291,10 +290,7 @@ def train(config: Config) -> int:
 def choose_mesh(config: Config) -> Mesh:
     """The devices to train on: those that --mesh asks for, or as many as divide the batch."""
     devices = tpu_devices(config.topology) if config.topology else None
-    if config.mesh is None and devices is None:
-        return parallel.data_mesh(together(config))
-    words = config.mesh or f"data={len(devices)}"
-    return parallel.make_mesh(words, together(config), config.patch, devices=devices)
+    return parallel.chosen_mesh(config.mesh, together(config), config.patch, devices=devices)
 
 
 def together(config: Config) -> int:
@@ -347,7 +343,10 @@ def finish(
     """Choose how objects are separated on the validation split, score the test split once; results and pictures."""
     test, counts, began = parts["test"], None, time.perf_counter()
     result = score(state, test, keep_predictions=True)
-    predictor = Predictor({"params": state.params, **state.model_state}, card, batch=config.batch)
+    if not processes.first():  # of several, which scored together
+        return
+    variables = parallel.on_host({"params": state.params, **state.model_state})
+    predictor = Predictor(variables, card, batch=config.batch)
     views = count_foreground(dataclasses.replace(predictor, tta=True), test) if config.tta else None
     if test.label_kind == "instances":
         say("choosing how to separate objects, on the validation images")

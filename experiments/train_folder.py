@@ -28,7 +28,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from unet_jax import augment, class_scores, losses, metrics, parallel, scorecard, training
+from unet_jax import augment, class_scores, losses, metrics, parallel, processes, remote, scorecard, training
 from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
 from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
@@ -99,13 +99,15 @@ class Config:
     """Flips, turns, rotation, scale, elastic deformation, brightness, contrast, gamma, noise and blur."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Arithmetic of the network; bfloat16 on an accelerator, which a CPU would be slow at."""
+    mesh: str | None = None
+    """data=N,space=M: N devices share the batch, M each image; all that divide the batch when not given."""
     seed: int = 0
     """Decides the weights, the order of the images and every random change of them."""
 
 
 PLANNED = ("patch", "widths", "batch", "normalisation", "loss", "centred", "balance", "crops", "epochs")
 BUDGET = ("epochs", "max_minutes")
-MAY_CHANGE = {*BUDGET, "patience", "learning_rate", "workdir", "resume"}
+MAY_CHANGE = {*BUDGET, "patience", "learning_rate", "workdir", "resume", "mesh"}
 
 
 def resolve(config: Config, backend: str) -> Config:
@@ -129,7 +131,7 @@ def open_source(config: Config) -> tuple[Source, Legend]:
     if config.data == "textures":
         made_up = TexturedPatches()
         return made_up, Legend(made_up.names, tuple((k,) for k in range(len(made_up.names))))
-    folder = Path(config.data)
+    folder = remote.fetched(config.data)
     masks = [pair.label for pair in find_pairs(folder)]
     palette = config.palette or find_palette(folder)
     given = parse_classes(config.classes) if config.classes else read_palette(palette) if palette else None
@@ -201,7 +203,7 @@ def main(config: Config) -> int:
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
     say_device(parallel.device_name(), jax.default_backend(), workdir=config.workdir)
     plan, legend, parts, how = prepare(config)
-    patch, mesh = (plan.patch, plan.patch), parallel.data_mesh(plan.batch)
+    patch, mesh = (plan.patch, plan.patch), parallel.chosen_mesh(config.mesh, plan.batch, plan.patch)
     a_pass = steps_per_epoch(len(parts["train"]), plan.batch)
     model, optimizer, step, eval_step = compose(config, plan, len(legend.names), plan.epochs * a_pass)
     state = training.init_state(model, optimizer, (*patch, parts["val"].channels), seed=config.seed)
@@ -214,14 +216,16 @@ def main(config: Config) -> int:
         return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
 
     with opened(config) as run:
-        write_json(config.workdir / "plan.json", plan)
+        if processes.first():
+            write_json(config.workdir / "plan.json", plan)
         state, position, signal = run_training(
             run,
             state,
             step=step,
-            batches=lambda start: train_batches(
-                parts["train"], patch=patch, batch=plan.batch, seed=config.seed, start_step=start, centred=plan.centred
+            batches=partial(
+                train_batches, parts["train"], patch=patch, batch=plan.batch, seed=config.seed, centred=plan.centred
             ),
+            batch=plan.batch,
             steps_per_epoch=a_pass,
             validate=validate,
             budget=Budget(plan.epochs, config.max_minutes, config.patience),
@@ -231,7 +235,7 @@ def main(config: Config) -> int:
         if signal is not None:
             return 128 + signal
         state, card = run.checkpoints.restore(state, which="best")
-    finish(config, card, score, state, legend, parts["test"], position)
+        finish(config, card, score, state, legend, parts["test"], position)
     return 0
 
 
@@ -259,6 +263,8 @@ def finish(
     """Score the test split once with the best checkpoint, class by class, and write results and pictures."""
     began = time.perf_counter()
     result = score(state, test, keep_predictions=True)
+    if not processes.first():  # of several, which scored together
+        return
     rows = class_scores.by_class(result.counts, legend.names)
     scores = class_scores.summarise(result.counts, legend.names)
     facts = {

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unet_jax import augment, losses, metrics, parallel, report, targets, training
+from unet_jax import augment, losses, metrics, parallel, processes, remote, report, targets, training
 from unet_jax.blending import predict_probabilities
 from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
@@ -91,6 +91,8 @@ class Config:
     """Displacement at each of 3×3 grid points, standard deviation in pixels."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Arithmetic of the network; parameters, logits and losses stay float32."""
+    mesh: str | None = None
+    """data=N,space=M: N devices share the batch, M each image; all that divide the batch when not given."""
     seed: int = 0
     """Decides the weights, the order of the crops and every random change of them."""
 
@@ -106,7 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 BUDGET = ("epochs", "max_minutes")
-MAY_CHANGE = {*BUDGET, "learning_rate", "workdir", "resume"}
+MAY_CHANGE = {*BUDGET, "learning_rate", "workdir", "resume", "mesh"}
 CLASSES = ["membrane", "inside"]
 
 
@@ -149,7 +151,7 @@ class Framed(Normalised):
 
 def open_stack(config: Config) -> dict[str, Subset]:
     """The slices to train on, those that choose checkpoint and threshold, and those to score, in the files' order."""
-    source = Normalised(FolderSource(config.data, label_kind="binary").preload())
+    source = Normalised(FolderSource(remote.fetched(config.data), label_kind="binary").preload())
     last, first_scored = config.train_slices - config.held_back, config.train_slices
     if not 0 < last < first_scored < len(source):
         raise ValueError(
@@ -182,21 +184,22 @@ def compose(
     return model, optimizer, step
 
 
-def validator(
-    config: Config, model: UNet, source: Source, mesh: jax.sharding.Mesh
-) -> Callable[[training.State], dict[str, float]]:
+def validator(config: Config, model: UNet, source: Source) -> Callable[[training.State], dict[str, float]]:
     """A function of the state: loss, IoU and Dice of the membranes, and V_rand, at one half, over whole slices."""
 
     @jax.jit
     def forward(variables: Any, image: jax.Array) -> jax.Array:
         return activate(model.apply(variables, training.to_unit(image), train=False))
 
-    context, rows = margin(config.widths), parallel.split(mesh)
+    mesh = parallel.data_mesh(config.batch)  # each of several processes scores by itself
+    context, rows, everywhere = margin(config.widths), parallel.split(mesh), parallel.replicated(mesh)
     patch = output_size((config.tile, config.tile), config.widths, "VALID")
 
     def validate(state: training.State) -> dict[str, float]:
+        variables = jax.device_put(parallel.on_host({"params": state.params, **state.model_state}), everywhere)
+
         def apply(batch: np.ndarray) -> jax.Array:
-            return forward({"params": state.params, **state.model_state}, jax.device_put(batch, rows))
+            return forward(variables, jax.device_put(batch, rows))
 
         truths, inside = [], []
         for i in range(len(source)):
@@ -231,7 +234,7 @@ def main(config: Config) -> int:
     a_pass = steps_per_epoch(len(crops), config.batch)
     model, optimizer, step = compose(config, framed.class_weights, config.epochs * a_pass)
     state = training.init_state(model, optimizer, (config.tile, config.tile, framed.channels), seed=config.seed)
-    mesh = parallel.data_mesh(config.batch)
+    mesh = parallel.chosen_mesh(config.mesh, config.batch, config.tile)
     say_device(parallel.device_name(), jax.default_backend(), preset=config.preset, workdir=config.workdir)
     print(", ".join(f"{name}: {len(part)} slices" for name, part in parts.items()))
     card = {
@@ -249,17 +252,20 @@ def main(config: Config) -> int:
             run,
             state,
             step=step,
-            batches=lambda start: train_batches(
-                crops, patch=(config.tile, config.tile), batch=config.batch, seed=config.seed, start_step=start
+            batches=partial(
+                train_batches, crops, patch=(config.tile, config.tile), batch=config.batch, seed=config.seed
             ),
+            batch=config.batch,
             steps_per_epoch=a_pass,
-            validate=validator(config, model, parts["val"], mesh),
+            validate=validator(config, model, parts["val"]),
             budget=Budget(config.epochs, config.max_minutes),
             card=card, mesh=mesh, resume=config.resume, say=say,
         )  # fmt: skip
-    if signal is not None:
-        return 128 + signal
-    finish(config, parts, position)
+        if signal is not None:
+            return 128 + signal
+        run.checkpoints.wait()
+        if processes.first():
+            finish(config, parts, position)
     return 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from benchmarks import compiled
+from benchmarks import compiled, pods
 from benchmarks.plain_flax import PlainUNet
 from benchmarks.work import Work
 from unet_jax.models import UNet
@@ -53,3 +53,13 @@ def test_absent_tpu_compiler_names_the_mend(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install libtpu"):
         compiled.main(compiled.Config())
+
+
+def test_efficiency_of_a_slice():
+    """10 TFLOP at 197 TFLOP/s: 50.8 ms; 1 GB over 4 chips sends 1.5 GB: 30 ms through one link, 7.5 ms through four."""
+    row = {"flop": 10e12, "bytes_moved": 1e9, "collective_bytes": {"all-reduce": 1e9}}
+    found = pods.estimate(row, 4)
+    assert found["sent_bytes"] == 1.5e9
+    assert found["efficiency_one_link"] == pytest.approx(0.050761 / 0.080761, rel=1e-4)
+    assert found["efficiency_all_links"] == pytest.approx(0.050761 / 0.058261, rel=1e-4)
+    assert pods.estimate(row, 1)["efficiency_one_link"] == 1

@@ -117,12 +117,12 @@ def test_a_run_killed_and_resumed_ends_bit_for_bit_the_same(whole_run, folder, t
     calls = 0
     put = train_cells.parallel.shard
 
-    def die(batch, mesh):
+    def die(batch, mesh, **options):
         nonlocal calls
         calls += 1
         if calls == 17:  # in the third epoch, validation batches counted
             raise ConnectionError("killed")
-        return put(batch, mesh)
+        return put(batch, mesh, **options)
 
     workdir = tmp_path / "killed"
     with monkeypatch.context() as patch:
@@ -140,12 +140,12 @@ def test_sigterm_saves_in_mid_epoch_and_says_so(whole_run, folder, tmp_path, mon
     calls = 0
     put = train_cells.parallel.shard
 
-    def stop(batch, mesh):
+    def stop(batch, mesh, **options):
         nonlocal calls
         calls += 1
         if calls == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return put(batch, mesh)
+        return put(batch, mesh, **options)
 
     workdir = tmp_path / "stopped"
     with monkeypatch.context() as patch:
@@ -161,11 +161,11 @@ def test_sigterm_saves_in_mid_epoch_and_says_so(whole_run, folder, tmp_path, mon
 def test_ctrl_c_saves_too(folder, tmp_path, monkeypatch):
     calls, put = [], train_cells.parallel.shard
 
-    def stop(batch, mesh):
+    def stop(batch, mesh, **options):
         calls.append(batch)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return put(batch, mesh)
+        return put(batch, mesh, **options)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     try:

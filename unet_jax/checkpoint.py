@@ -10,17 +10,16 @@ import contextlib
 import json
 import logging
 import math
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 import unet_jax
-from unet_jax import sound
+from unet_jax import processes, remote, sound
 from unet_jax.logs import plain, replacing
 from unet_jax.training import State
 
@@ -31,18 +30,18 @@ NO_SCORE = -1.0  # below every score: orbax would take a NaN for the best
 class Checkpoints:
     """The checkpoints of one run; the best one is that of the highest `score`.
 
-    What is found damaged is said in a logged warning, set aside as damaged-STEP, and used for nothing.
+    What is found damaged is said in a logged warning, set aside as damaged-STEP, and used for nothing. All of several
+    processes save and restore together; the first writes what all hold alike, and sets aside.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | PurePath):
         def score(metrics: Mapping[str, float]) -> float:
             return metrics["score"]
 
         keep = policies.AnyPreservationPolicy([policies.LatestN(2), policies.BestN(get_metric_fn=score, n=1)])
         self._options = ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=score, best_mode="max")
-        self.folder = Path(folder).absolute()
-        for step, error in sound.cards(self.folder)[1].items():
-            self._set_aside(step, error)
+        self.folder = remote.absolute(folder)
+        processes.first_does(self._sort_out)
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def save(self, state: State, card: Mapping[str, Any], *, score: float | None = None) -> None:
@@ -67,27 +66,47 @@ class Checkpoints:
         """
         self.wait()
         damaged = []
-        for step, card in sound.in_order(self.folder, which):
+        for step, card in processes.from_first(sound.in_order(self.folder, which) if processes.first() else []):
             sound.check_layout(self.folder / str(step), card, template)
-            try:
-                return sound.restored(self.folder / str(step), card, template), card
-            except sound.Damaged as error:
-                self._set_aside(step, error)
-                damaged.append(str(error))
+            state = self._restored(step, card, template)
+            if not isinstance(state, sound.Damaged):
+                return state, card
+            damaged.append(str(state))
         if damaged:
             raise ValueError(f"{self.folder} holds no whole checkpoint any more ({'; '.join(damaged)}): train anew")
         raise FileNotFoundError(f"{self.folder} holds no checkpoint: train one first, or leave out --resume")
+
+    def _restored(self, step: int, card: Mapping[str, Any], template: State) -> State | sound.Damaged:
+        """The state, or, once the checkpoint is set aside, what one of the processes has found wrong with it."""
+        found: State | sound.Damaged
+        try:
+            found = sound.restored(self.folder / str(step), card, template)
+        except sound.Damaged as error:
+            found = error
+        wrong = isinstance(found, sound.Damaged)
+        if not processes.highest(int(wrong)):
+            return found
+        error = found if wrong else sound.Damaged(f"{self.folder / str(step)} is damaged, as another process found")
+        processes.first_does(lambda: self._set_aside(step, error))
+        self._manager.close()
+        self._manager = ocp.CheckpointManager(self.folder, options=self._options)
+        return error
 
     def amend(self, changes: Mapping[str, Any], *, which: str = "best") -> None:
         """Add `changes` to the card of a checkpoint: what was found out after it was saved."""
         self.wait()
         step, card = sound.in_order(self.folder, which)[0]
-        with replacing(self.folder / str(step) / "card" / "metadata") as scratch:
-            scratch.write_text(json.dumps(sound.resealed({**card, **plain(changes)})), encoding="utf-8")
+        path = self.folder / str(step) / "card" / "metadata"
+        text = json.dumps(sound.resealed({**card, **plain(changes)}))
+        if not isinstance(path, Path):  # in a bucket, a file is there whole or not at all
+            path.write_text(text)
+            return
+        with replacing(path) as scratch:
+            scratch.write_text(text, encoding="utf-8")
 
     def latest_step(self) -> int | None:
         """Step of the newest whole checkpoint, or None."""
-        return self._manager.latest_step()
+        return processes.from_first(self._manager.latest_step())
 
     def wait(self) -> None:
         """Return when every save has reached the disk; OSError when one could not."""
@@ -106,14 +125,15 @@ class Checkpoints:
                 "disk is full (df) or may not be written to, then go on with --resume"
             ) from error
 
+    def _sort_out(self) -> None:
+        for step, error in sound.cards(self.folder)[1].items():
+            self._set_aside(step, error)
+
     def _set_aside(self, step: int, error: Exception) -> None:
         logging.getLogger("unet_jax").warning("%s; it is set aside, and the one before it used, if there is one", error)
         aside = self.folder / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
+        remote.remove(aside)
         (self.folder / str(step)).rename(aside)
-        if hasattr(self, "_manager"):
-            self._manager.close()
-            self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def __enter__(self) -> "Checkpoints":
         """The checkpoints themselves."""
@@ -125,7 +145,7 @@ class Checkpoints:
             self._manager.close()
 
 
-def load(folder: str | Path, *, which: str = "best") -> tuple[dict[str, Any], dict[str, Any]]:
+def load(folder: str | PurePath, *, which: str = "best") -> tuple[dict[str, Any], dict[str, Any]]:
     """Variables (params and model state, numpy) and card of the "best" or "latest" checkpoint, for prediction.
 
     Neither the optimiser nor the experiment need be known, nothing in the folder is changed, and a training that
@@ -134,7 +154,7 @@ def load(folder: str | Path, *, which: str = "best") -> tuple[dict[str, Any], di
     Raises FileNotFoundError when there is no checkpoint or no card in it, ValueError when none is whole or for another
     `which`.
     """
-    folder = Path(folder).absolute()
+    folder = remote.absolute(folder)
     good = dict(sound.in_order(folder, which))
     damaged = list(sound.cards(folder)[1].values())
     for step, card in good.items():

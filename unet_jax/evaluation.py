@@ -37,13 +37,13 @@ def evaluate(
     """Run `eval_step`, whose output has the size of its input, over all tiles of all images of `source`.
 
     Tiles of `patch` pixels overlap, so that the `margin` pixels at a tile's edge, which lack context, come from its
-    neighbour. Whole predictions are put together only on request.
+    neighbour. Whole predictions are put together only on request. Every process gets the result.
     """
     counts: np.ndarray | None = None
     predictions = [np.zeros(source[i]["label"].shape, np.uint8) for i in range(len(source) if keep_predictions else 0)]
     loss_sum, pixels = 0.0, 0
     for tiles in eval_tiles(source, patch=patch, batch=batch, margin=margin):
-        out = {k: np.asarray(v) for k, v in eval_step(state, parallel.shard(tiles, mesh)).items()}
+        out = parallel.on_host(eval_step(state, parallel.shard(tiles, mesh)))
         if counts is None:
             counts = np.zeros((len(source), *out["counts"].shape[1:]), np.int64)
         real = tiles["index"] >= 0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unet_jax import metrics, object_scores, outputs
+from unet_jax import metrics, object_scores, outputs, processes, remote
 from unet_jax.data.images import read_label
 from unet_jax.data.source import Source, Subset, place_of, split_by
 from unet_jax.evaluation import Evaluation
@@ -91,6 +91,10 @@ def run_folds(
         The exit code: 0, or that of the training that was stopped.
     """
     root = config.workdir
+    if not processes.alone() or (root / remote.NOTE).exists():
+        raise ValueError(
+            "--folds serves one process and a folder on its disk: start it on one host, and copy the folder"
+        )
     if root.name == f"fold{config.fold}" and (root / "config.json").exists():
         root = root.parent  # its options are checked with those of the fold
     else:

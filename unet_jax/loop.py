@@ -9,35 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from unet_jax.logs import duration
+from unet_jax import processes
+from unet_jax.pace import Budget, Pace, Position
 from unet_jax.training import State, learning_rate, replan
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """When to stop: after `epochs`, after `max_minutes`, or after `patience` epochs without a better score."""
-
-    epochs: int
-    max_minutes: float | None = None
-    patience: int | None = None
-    skip_nonfinite: int = 0  # steps of a loss or gradient that is not finite, in all; more end the run
-
-
-@dataclasses.dataclass
-class Position:
-    """Where a run stands; saved in every checkpoint's card, so that a resumed run goes on from there."""
-
-    epoch: int = 0  # epochs finished
-    step: int = 0  # steps done, those of the unfinished epoch included
-    seconds: float = 0.0  # spent in all starts of this run
-    loss_sum: float = 0.0  # over the steps of the unfinished epoch
-    best_score: float = -math.inf
-    best_epoch: int = 0
-    planned_epochs: int = 0
-    planned_minutes: float | None = None  # the budget that this plan was made for
-    skipped: int = 0  # steps that taught nothing, as their loss or gradient was not finite
-    skipped_in_epoch: int = 0
-
 
 _MEND = "a lower --learning-rate may help, with --resume from the last checkpoint if an epoch was finished"
 
@@ -47,10 +21,17 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM only sets `signal`; a second one acts as usual."""
+    """Context in which the first SIGINT or SIGTERM only sets `signal`; a second one acts as usual.
+
+    Of several processes any may get it, and all are to stop at the same step: there `noted` is what this one got, and
+    `signal` what all know, from the metrics of a step that carries it (`parallel.with_flag`) or by `settle`.
+    """
 
     def __init__(self) -> None:
+        """Nothing is asked for yet."""
         self.signal: int | None = None
+        self.noted: int | None = None
+        self._alone = processes.alone()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -59,8 +40,19 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: object) -> None:
-        self.signal = number
+        self.noted = number
+        if self._alone:
+            self.signal = number
         self._restore()
+
+    def hear(self, metrics: dict[str, Any]) -> None:
+        """Take what a step says that all processes have noted, if it says it."""
+        if "flag" in metrics:
+            self.signal = self.signal or int(np.asarray(metrics["flag"])) or None
+
+    def settle(self) -> None:
+        """Agree with the other processes, between two steps."""
+        self.signal = self.signal or processes.highest(self.noted or 0) or None
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -90,11 +82,13 @@ def fit(
     budget: Budget,
     callbacks: Callbacks,
     stop: StopRequest,
+    parts: int = 1,
 ) -> State:
     """Train until the budget is spent or `stop` is asked for; `position` is moved along.
 
-    `batches` yields (device batch, ids) and stands at `position.step`. With `max_minutes` the end of the learning-rate
-    schedule is moved after the first steps and after every epoch to where the time will run out.
+    `batches` yields (device batch, ids) and stands at `position.step`; where several processes read a batch in `parts`,
+    each knows the ids of its own. With `max_minutes` the end of the learning-rate schedule is moved after the first
+    steps and after every epoch to where the time will run out.
     """
     began = time.perf_counter() - position.seconds
     if budget.max_minutes is None or position.planned_minutes != budget.max_minutes:
@@ -102,10 +96,10 @@ def fit(
     position.planned_epochs = min(position.planned_epochs, budget.epochs)
     if budget.max_minutes is None:
         state = replan(state, budget.epochs * steps_per_epoch)
-    pace = _Pace(began, steps_per_epoch, budget)
+    pace = Pace(began, steps_per_epoch, budget)
     while not _spent(position, budget):
         started, first = time.perf_counter(), position.step
-        state, row = _epoch(state, position, step, batches, steps_per_epoch, pace, callbacks.say, stop)
+        state, row = _epoch(state, position, step, batches, steps_per_epoch, pace, callbacks.say, stop, parts)
         position.seconds = time.perf_counter() - began
         if position.step < (position.epoch + 1) * steps_per_epoch:
             break  # asked to stop; an epoch whose last step is done is scored and saved as such
@@ -121,6 +115,7 @@ def fit(
         row = {"epoch": position.epoch, "step": position.step, **row, "seconds": position.seconds}
         callbacks.epoch_done(row)
         callbacks.save(state, position, row["val_iou"])
+        stop.settle()
         if stop.signal is not None:
             return state
     if stop.signal is not None:
@@ -134,8 +129,8 @@ def _spent(position: Position, budget: Budget) -> bool:
 
 
 def _epoch(
-    state: State, position: Position, step: Callable, batches: Iterator, steps: int, pace: "_Pace",
-    say: Callable[[str], None], stop: StopRequest,
+    state: State, position: Position, step: Callable, batches: Iterator, steps: int, pace: "Pace",
+    say: Callable[[str], None], stop: StopRequest, parts: int,
 ) -> tuple[State, dict[str, Any]]:  # fmt: skip
     """The rest of the epoch in which `position` stands. One step is always under way while the host works."""
     from tqdm import tqdm
@@ -143,8 +138,9 @@ def _epoch(
     began, waited, images, pending = time.perf_counter(), 0.0, 0, None
     first = position.step - position.epoch * steps
     with tqdm(
-        total=steps, initial=first, desc=f"epoch {position.epoch + 1}", leave=False, dynamic_ncols=True, disable=None
-    ) as bar:
+        total=steps, initial=first, desc=f"epoch {position.epoch + 1}", leave=False, dynamic_ncols=True,
+        disable=None if processes.first() else True,
+    ) as bar:  # fmt: skip
         for _ in range(first, steps):
             before = time.perf_counter()
             batch, ids = next(batches)
@@ -152,6 +148,7 @@ def _epoch(
             state, metrics = step(state, batch)
             if pending is not None:
                 loss = _finish(pending, position, pace.budget, say)
+                stop.hear(pending[0])
                 state = pace.after_step(state, position, say)
                 share = waited / (time.perf_counter() - began)
                 bar.set_postfix_str(
@@ -159,11 +156,12 @@ def _epoch(
                 )
                 bar.update()
             pending = (metrics, ids)
-            images += len(ids)
+            images += len(ids) * parts
             if stop.signal is not None:
                 break
         if pending is not None:
             _finish(pending, position, pace.budget, say)
+            stop.hear(pending[0])
             bar.update()
     seconds = time.perf_counter() - began
     row = {
@@ -200,61 +198,3 @@ def _finish(
         position.loss_sum += loss
     position.step += 1
     return loss
-
-
-class _Pace:
-    """Measures steps and epochs, tells the user how long it will take, and plans the end of a run given in minutes."""
-
-    WARM_UP = 2  # the first steps hold the compilation
-    MEASURED = 12  # steps timed for the first estimate
-
-    def __init__(self, began: float, steps_per_epoch: int, budget: Budget):
-        self.began, self.steps, self.budget = began, steps_per_epoch, budget
-        self.times: list[float] = []  # when each of the first steps ended
-        self.epochs = 0  # of this start
-        self.step_seconds = math.nan
-        self.outside = 0.15  # validation and saving, as a share of an epoch's steps: a guess until measured
-
-    def after_step(self, state: State, position: Position, say: Callable[[str], None]) -> State:
-        """Take the time; as soon as enough steps are measured, print the estimate and plan."""
-        if len(self.times) > self.WARM_UP + self.MEASURED:
-            return state
-        self.times.append(time.perf_counter())
-        if len(self.times) <= self.WARM_UP + self.MEASURED:
-            return state
-        self.step_seconds = (self.times[-1] - self.times[self.WARM_UP]) / self.MEASURED
-        epochs = self._epochs_left(position)
-        say(
-            f"an epoch takes about {duration(self._epoch_seconds())}; {epochs:.1f} epochs to go"
-            f"{'' if epochs < self.budget.epochs - position.epoch - 1 else ', as asked'}: "
-            f"about {duration(epochs * self._epoch_seconds())}"
-        )
-        return replan(state, position.step + round(epochs * self.steps))
-
-    def after_epoch(
-        self, state: State, position: Position, steps: int, step_seconds: float, all_seconds: float,
-        say: Callable[[str], None],
-    ) -> State:  # fmt: skip
-        """Measure the `steps` of an epoch; plan how many whole epochs fit, and let the learning rate end with them."""
-        warm = len(self.times) > self.WARM_UP + self.MEASURED
-        if self.epochs:  # the first epoch of a start holds the compilations
-            self.step_seconds = step_seconds / steps
-            self.outside = (all_seconds - step_seconds) / step_seconds
-        elif not warm:  # a small set: no estimate yet
-            self.step_seconds = step_seconds / steps
-            say(f"an epoch takes less than {duration(all_seconds)}, the whole run less than "
-                f"{duration(self._epochs_left(position) * all_seconds)}")  # fmt: skip
-        self.epochs += 1
-        self.times = self.times if warm else [math.nan] * (self.WARM_UP + self.MEASURED + 1)
-        position.planned_epochs = position.epoch + math.floor(self._epochs_left(position) + 0.02)
-        return replan(state, max(position.planned_epochs * self.steps, position.step))
-
-    def _epoch_seconds(self) -> float:
-        return self.step_seconds * self.steps * (1 + self.outside)
-
-    def _epochs_left(self, position: Position) -> float:
-        left = self.budget.epochs - position.step / self.steps
-        if self.budget.max_minutes is None:
-            return left
-        seconds = 60 * self.budget.max_minutes - (time.perf_counter() - self.began)
-        return min(left, max(seconds, 0.0) / self._epoch_seconds())

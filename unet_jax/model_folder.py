@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from unet_jax import pretrained
+from unet_jax import pretrained, remote
 from unet_jax.cards import check_card
 from unet_jax.logs import replacing, write_json
 
@@ -35,7 +35,7 @@ def read_model(folder: str | Path, *, which: str = "best") -> tuple[dict[str, An
     if (folder / PARAMETERS).exists() or (folder / CARD).exists():
         variables, card = _read_small(folder)
     else:
-        inner = folder / "checkpoints"
+        inner = remote.checkpoints_of(folder)
         inner = inner if inner.is_dir() else folder
         if not inner.is_dir() or not any(entry.name.isdecimal() for entry in inner.iterdir()):
             raise FileNotFoundError(

@@ -2,40 +2,53 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from unet_jax import memory, parallel
+from unet_jax import memory, parallel, processes, remote
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.lock import locked
 from unet_jax.logs import MetricsLog, epoch_line
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, fit
 from unet_jax.profiling import Profile
 from unet_jax.training import State
-from unet_jax.workdir import open_workdir
+from unet_jax.workdir import check_shared, open_workdir
 
 Step = Callable[[State, Any], tuple[State, dict[str, Any]]]
 
 
 class Run(NamedTuple):
-    """The open folder of a run."""
+    """The open folder of a run; the first of several processes alone has the log."""
 
     workdir: Path
     checkpoints: Checkpoints
-    log: MetricsLog
+    log: MetricsLog | None
 
 
 @contextmanager
 def opened(config: Any) -> Iterator[Run]:
-    """The folder `config.workdir`, made, locked against other runs, with the config dataclass written into it."""
-    folder = config.workdir
-    with locked(folder), Checkpoints(folder / "checkpoints") as checkpoints, MetricsLog(folder) as log:
+    """The folder `config.workdir`, made, locked against other runs, with the config dataclass written into it.
+
+    Of several processes the first does so for all; ValueError when another does not see the same folder.
+    """
+    folder, stack = config.workdir, ExitStack()
+
+    def take() -> MetricsLog:
+        stack.enter_context(locked(folder))
         open_workdir(folder, dataclasses.asdict(config))
-        yield Run(folder, checkpoints, log)
+        return stack.enter_context(MetricsLog(folder))
+
+    with stack:
+        log = processes.first_does(take)
+        check_shared(folder)
+        try:
+            yield Run(folder, stack.enter_context(Checkpoints(remote.checkpoints_of(folder))), log)
+        finally:
+            remote.send(folder)
 
 
 def run_training(
@@ -43,7 +56,8 @@ def run_training(
     state: State,
     *,
     step: Step,
-    batches: Callable[[int], Iterator[Mapping[str, Any]]],
+    batches: Callable[..., Iterator[Mapping[str, Any]]],
+    batch: int,
     steps_per_epoch: int,
     validate: Callable[[State], dict[str, float]],
     budget: Budget,
@@ -61,7 +75,8 @@ def run_training(
         run: the open folder, which takes checkpoints and log.
         state: fresh; it also says how a restored one is laid out.
         step: the training step, not compiled yet.
-        batches: host batches from a step on, endless.
+        batches: (start_step, rows) -> host batches of these rows (a slice) from a step on, endless.
+        batch: rows of the whole batch.
         steps_per_epoch: training steps between two validations.
         validate: scores of an epoch, "val_loss" and "val_iou" (which decides the best checkpoint) among them.
         budget: when to stop.
@@ -76,39 +91,50 @@ def run_training(
     Returns:
         The last state, where the run stands, and the signal that stopped it, or None at its end.
     """
-    everywhere, position = parallel.replicated(mesh), Position()
-    state = jax.device_put(state, everywhere)
+    position, rows, several = Position(), parallel.rows_here(mesh, batch), not processes.alone()
+    state = parallel.replicate(state, mesh)
     workdir, checkpoints, log = run
     if resume:
         if checkpoints.latest_step() is not None:
             state, saved = checkpoints.restore(state)
             position = Position(**saved["position"])
-        log.truncate_after(position.step)
+        if log is not None:
+            log.truncate_after(position.step)
         say(f"resumed after {position.epoch} epochs, at step {position.step}")
 
     def epoch_done(row: dict[str, Any]) -> None:
-        log.append(row)
+        if log is not None:
+            log.append(row)
+            remote.send(workdir)
         say(epoch_line(row))
 
     def save(state: State, position: Position, score: float | None) -> None:
         checkpoints.save(state, {**card, "position": dataclasses.asdict(position)}, score=score)
 
     if compiled is None:
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-        step = memory.measured(jitted, list(mesh.devices.flat), mends=mends, say=say)
+        step = parallel.with_flag(step) if several else step
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+        step = memory.measured(jitted, list(mesh.local_devices), mends=mends, say=say)
     else:
         step = compiled(step)
-    traced = Profile(profile or checkpoints.folder, say=say, steps=10 if profile else 0)
+    traced = Profile(profile or checkpoints.folder, say=say, steps=10 if profile and processes.first() else 0)
     with StopRequest() as stop, memory.mended(mends), traced:
+
+        def shards(host: Mapping[str, Any]) -> dict[str, Any]:
+            placed = parallel.shard(host, mesh, size=batch)
+            return {**placed, "flag": parallel.flag(stop.noted or 0, mesh)} if several else placed
+
+        placed = ((shards(b), [str(i) for i in b["id"]]) for b in batches(start_step=position.step, rows=rows))
         state = fit(
             state,
             position,
             step=traced.watch(step),
-            batches=((parallel.shard(b, mesh), [str(i) for i in b["id"]]) for b in batches(position.step)),
+            batches=placed,
             steps_per_epoch=steps_per_epoch,
             budget=budget,
             callbacks=Callbacks(validate, epoch_done, save, say),
             stop=stop,
+            parts=batch // (rows.stop - rows.start),
         )
     if stop.signal is not None:
         say(f"stopped at step {position.step}; to go on: --workdir {workdir} --resume")

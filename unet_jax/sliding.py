@@ -50,7 +50,7 @@ def sliding_window(
     room = tuple(max(n, p) for n, p in zip(size, patch, strict=True))
     start = tuple((n - r) // 2 for n, r in zip(size, room, strict=True))  # 0, or before the volume
     origins, weights = _plan(room, patch, overlap)
-    mesh, home = parallel.data_mesh(batch), jax.devices()[0]
+    mesh, home = parallel.data_mesh(batch), jax.local_devices()[0]
     volume = jax.device_put(np.ascontiguousarray(cut(image, start, room)), home)
     canvas = None
     for first in range(0, len(origins), batch):

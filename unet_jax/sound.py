@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from unet_jax import remote
 from unet_jax.claims import memory
 
 CARD_BYTES = 2**24  # a card is some kB
@@ -39,13 +40,15 @@ def resealed(card: Mapping[str, Any]) -> dict[str, Any]:
     return {**card, "checksums": {**card["checksums"], "card": _card_digest(card)}}
 
 
-def cards(folder: Path) -> tuple[dict[int, dict[str, Any]], dict[int, Damaged]]:
+def cards(folder: PurePath) -> tuple[dict[int, dict[str, Any]], dict[int, Damaged]]:
     """By step, the cards of the checkpoints in a folder that are as they were written, and what is wrong with others.
 
     FileNotFoundError when a checkpoint was copied without its card.
     """
     good, bad = {}, {}
-    steps = (int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else ()
+    found = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    # in a bucket, where nothing can be renamed, a save that was cut off has the final name
+    steps = (int(path.name) for path in found if isinstance(path, Path) or ocp.utils.is_checkpoint_finalized(path))
     for step in sorted(steps):
         try:
             good[step] = _card(folder / str(step))
@@ -54,7 +57,7 @@ def cards(folder: Path) -> tuple[dict[int, dict[str, Any]], dict[int, Damaged]]:
     return good, bad
 
 
-def in_order(folder: Path, which: str) -> list[tuple[int, dict[str, Any]]]:
+def in_order(folder: PurePath, which: str) -> list[tuple[int, dict[str, Any]]]:
     """Step and card of the checkpoints whose card is sound, the "latest" or the "best" first."""
     if which not in ("best", "latest"):
         raise ValueError(f'no checkpoint {which!r}: choose "best" or "latest"')
@@ -64,13 +67,13 @@ def in_order(folder: Path, which: str) -> list[tuple[int, dict[str, Any]]]:
     return sorted(good)[::-1]
 
 
-def check_layout(here: Path, card: Mapping[str, Any], template: Any) -> None:
+def check_layout(here: PurePath, card: Mapping[str, Any], template: Any) -> None:
     """ValueError when the checkpoint was made of other arrays than `template`, by name, shape and type."""
     if "checksums" in card and card["checksums"].get("layout") != _layout(template):
         raise ValueError(f"{here} holds another network or optimiser than this run's: give the options of that run")
 
 
-def restored(here: Path, card: Mapping[str, Any], template: Any) -> Any:
+def restored(here: PurePath, card: Mapping[str, Any], template: Any) -> Any:
     """The state in a checkpoint, laid out on the devices as `template` is; Damaged when it is not what was saved."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
     args = ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))
@@ -83,7 +86,7 @@ def restored(here: Path, card: Mapping[str, Any], template: Any) -> Any:
     return state
 
 
-def variables(here: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+def variables(here: PurePath, card: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters and model state of a checkpoint as numpy arrays; Damaged when they are not what was saved."""
     try:
         saved = _check_sizes(here)
@@ -105,15 +108,15 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"[:300]
 
 
-def _card(here: Path) -> dict[str, Any]:
+def _card(here: PurePath) -> dict[str, Any]:
     path = here / "card" / "metadata"
     if not path.parent.is_dir():
         raise Damaged(f"{here} holds no card, which says what the model is")
     try:
         if not path.is_file():
             raise ValueError("the card is no file")
-        if path.stat().st_size > CARD_BYTES:
-            raise ValueError(f"a card of {path.stat().st_size} bytes")
+        if remote.size(path) > CARD_BYTES:
+            raise ValueError(f"a card of {remote.size(path)} bytes")
         card = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(card, dict):
             raise ValueError("the card is no JSON object")
@@ -130,7 +133,7 @@ def _card(here: Path) -> dict[str, Any]:
     return card
 
 
-def _check_sizes(here: Path) -> dict[str, Any]:
+def _check_sizes(here: PurePath) -> dict[str, Any]:
     """The tree of what a checkpoint says it holds, which with its chunks must fit into this machine's memory."""
     saved = ocp.PyTreeCheckpointHandler().metadata(here / "state").tree
     room = memory()
@@ -143,15 +146,15 @@ def _check_sizes(here: Path) -> dict[str, Any]:
     return saved
 
 
-def _check_stored(here: Path, wanted: Any) -> None:
+def _check_stored(here: PurePath, wanted: Any) -> None:
     """Parameters hardly compress: few bytes on the disk cannot be many in memory."""
     claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(wanted))
-    stored = sum(file.stat().st_size for file in (here / "state").rglob("*") if file.is_file())
+    stored = sum(remote.size(file) for file in remote.files(here / "state"))
     if claimed > MOST_COMPRESSED * stored + SLACK:
         raise ValueError(f"it says it holds {claimed} bytes of parameters, in files of {stored}")
 
 
-def _compare(here: Path, card: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+def _compare(here: PurePath, card: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     wrong = [
         name for name, tree in parts.items() if "checksums" in card and card["checksums"].get(name) != _digest(tree)
     ]

@@ -7,9 +7,12 @@ import os
 import shutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+
+from unet_jax import processes
 
 
 def prepare() -> None:
@@ -132,7 +135,8 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
     """Make `config`, or that of the subcommand by its name, from the command line; exit with `main(config)`'s code.
 
     What the user can mend (bad input, a full disk or memory, a loss that is not finite) ends in one message and exit
-    code 1; UNET_JAX_TRACEBACK=1 shows where it came from.
+    code 1; UNET_JAX_TRACEBACK=1 shows where it came from. A config of its own may run in several processes
+    (`processes.start`), of which the first alone prints.
     """
     import tyro
 
@@ -141,20 +145,54 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
             stream.reconfigure(errors="backslashreplace")
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     chosen = cli(config, description=description)
-    try:
-        code = main(chosen)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
-        if os.environ.get("UNET_JAX_TRACEBACK"):
-            raise
-        mend = _MENDS.get(error.errno, "") if isinstance(error, OSError) else ""
-        print(f"error: {error}{mend}", file=sys.stderr)
-        code = 1
+    if not isinstance(config, dict) and os.environ.get(processes.VARIABLE):
+        code = _together(main, chosen)
+    else:
+        code = _alone(main, chosen)
     if code and any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
         # After a save that failed, orbax's threads wait minutes for each other, and the interpreter for them.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _alone(main: Callable[[Any], int], chosen: Any) -> int:
+    try:
+        return main(chosen)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        if os.environ.get("UNET_JAX_TRACEBACK"):
+            raise
+        print(f"error: {_words(error)}", file=sys.stderr)
+        return 1
+
+
+def _together(main: Callable[[Any], int], chosen: Any) -> int:
+    """The same as one of several processes: what ends this one is told to the others."""
+    try:
+        processes.start()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if processes.alone():
+        return _alone(main, chosen)
+    if not processes.first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
+    try:
+        code = main(chosen)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            processes.fail("interrupted", None, 130)
+        expected = isinstance(error, ValueError | OSError | ArithmeticError | MemoryError)
+        if not expected or os.environ.get("UNET_JAX_TRACEBACK"):
+            traceback.print_exc()
+        processes.fail(_words(error) if expected else f"{type(error).__name__}: {error}", error, 1)
+    processes.end()
+    return code
+
+
+def _words(error: BaseException) -> str:
+    return f"{error}{_MENDS.get(error.errno, '') if isinstance(error, OSError) else ''}"

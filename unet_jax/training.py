@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -242,7 +243,7 @@ def scheduled(
 def replan(state: State, planned_steps: int) -> State:
     """The same state with the end of its learning-rate schedule moved to `planned_steps`."""
     old = optax.tree_utils.tree_get(state.opt_state, "planned_steps")
-    new = jax.device_put(jnp.asarray(planned_steps, jnp.int32), old.sharding)
+    new = jax.make_array_from_callback((), old.sharding, lambda _: np.asarray(planned_steps, np.int32))
     return state.replace(opt_state=optax.tree_utils.tree_set(state.opt_state, planned_steps=new))
 
 

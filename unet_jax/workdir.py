@@ -2,26 +2,31 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unet_jax.lock import check_unlocked
+from unet_jax import lock, processes, remote
 from unet_jax.logs import plain, write_json
+
+SHARED = 60.0  # seconds that a network file system may take to show a new file to another host
 
 
 def new_workdir(name: str, root: str | Path = "runs") -> Path:
     """A folder that does not exist yet, named after the experiment and the time: runs/cells-20260131-142501."""
-    return Path(root) / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path(root) / processes.from_first(f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def remembered(config: Any, *, budget: Collection[str]) -> Any:
     """The config dataclass with every option that was not given taken from the run in `config.workdir`, on --resume.
 
-    Not given means that it has its default. Of the fields in `budget`, which say how long to train, the run's are kept
-    only when none of them is given.
+    A workdir in a bucket becomes its folder on this host. Not given means that it has its default. Of the fields in
+    `budget`, which say how long to train, the run's are kept only when none of them is given.
     """
+    if config.workdir is not None:
+        config = dataclasses.replace(config, workdir=remote.nearby(config.workdir))
     path = _config_file(config.workdir) if config.resume and config.workdir else None
     if path is None or not path.exists():
         return config
@@ -50,14 +55,20 @@ def with_preset(config: Any, preset: Mapping[str, Any]) -> Any:
 def check_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool, may_change: Collection[str]) -> None:
     """Refuse a folder that holds another run, or that is not the one to resume; nothing is written.
 
+    The first of several processes looks, for all.
+
     Fields in `may_change` (how long to train, where) may differ from the run in the folder. Errors: FileExistsError
     for a folder that holds another run or is in use, FileNotFoundError when there is nothing to resume, ValueError for
     a config that disagrees.
     """
-    path, config = _config_file(workdir), plain(config)  # as JSON gives it back
+    processes.first_does(lambda: _check(workdir, plain(config), resume=resume, may_change=may_change))
+
+
+def _check(workdir: Path, config: Mapping[str, Any], *, resume: bool, may_change: Collection[str]) -> None:
+    path = _config_file(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise FileExistsError(f"{workdir} is a file: name a folder with --workdir")
-    check_unlocked(workdir)
+    lock.check_unlocked(workdir)
     if resume:
         if not path.exists():
             raise FileNotFoundError(f"{workdir} holds no run to resume: leave out --resume, or name its --workdir")
@@ -66,7 +77,7 @@ def check_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool, may
         if differs:
             words = "; ".join(f"{k} was {before.get(k)!r}, now {config[k]!r}" for k in differs)
             raise ValueError(f"{workdir} holds another run ({words}): give the same options, or a new --workdir")
-    elif path.exists() or (workdir / "checkpoints").exists():
+    elif path.exists() or remote.checkpoints_of(workdir).exists():
         raise FileExistsError(f"{workdir} holds another run: add --resume to go on with it, or name a new --workdir")
 
 
@@ -74,6 +85,28 @@ def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     """Make the folder and write its config.json."""
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(_config_file(workdir), config)
+
+
+def check_shared(workdir: Path) -> None:
+    """ValueError, in every process, when one of them does not see the lock that the first holds in the folder.
+
+    A folder that belongs to a bucket is each host's own.
+    """
+    if (workdir / remote.NOTE).exists():
+        return
+    held = processes.from_first(_lock_in(workdir) if processes.first() else None)
+    until = time.monotonic() + SHARED
+    while _lock_in(workdir) != held and time.monotonic() < until:
+        time.sleep(0.5)
+    if processes.highest(int(_lock_in(workdir) != held)):
+        raise ValueError(
+            f"{workdir} is not the same folder on all hosts: name one that they share with --workdir, such as one on "
+            "NFS or gs://BUCKET/RUN"
+        )
+
+
+def _lock_in(workdir: Path) -> str | None:
+    return (workdir / lock.NAME).read_text(encoding="utf-8") if (workdir / lock.NAME).exists() else None
 
 
 def _config_file(workdir: Path) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from unet_jax import doctor
+from unet_jax import doctor, processes, remote
 from unet_jax.data.folder import FolderSource
 from unet_jax.data.source import Source
 from unet_jax.datasets.stage1 import is_stage1_train
@@ -19,10 +19,18 @@ def open_named(
     """Source of "synthetic", "dsb2018", a stage1_train (zip or folder), or a folder of images and masks, all read.
 
     `label_kind` and `ignore` are those of `FolderSource`; `say` is told what the user should know before a training,
-    the findings of the data doctor's quick part among it; without it the doctor is not asked.
+    the findings of the data doctor's quick part among it; without it the doctor is not asked. What must be drawn,
+    downloaded or built first is so by the first of several processes, where they share a disk. A folder or zip in a
+    bucket (gs://) is copied to this host.
 
     Raises FileNotFoundError when `data` is no folder, ValueError for what the doctor or the source finds wrong with it.
     """
+    if remote.is_remote(data):
+        data = str(remote.fetched(data))
+    return processes.in_turn(lambda: _open(data, label_kind, ignore, say))
+
+
+def _open(data: str, label_kind: str | None, ignore: int | None, say: Callable[[str], object] | None) -> Source:
     if data == "synthetic":
         from unet_jax.data.synthetic import SyntheticCells
 
