@@ -42,17 +42,14 @@ def test_hosts_meet_at_the_first():
 
 
 def test_a_pod_is_set_up_started_on_all_workers_and_stopped_on_one():
-    where = "--zone=us-west4-a --project=p"
-    *setup, install = launch(
-        "tpu", "pod", "--zone", "us-west4-a", "--project", "p", "--setup", "--print"
-    ).stdout.splitlines()
+    pod, where = ("tpu", "pod", "--zone", "us-west4-a", "--project", "p"), "--zone=us-west4-a --project=p"
+    ssh = f"gcloud compute tpus tpu-vm ssh pod {where} --worker=all"
+    *setup, install = launch(*pod, "--setup", "--print").stdout.splitlines()
     assert setup == [
         "git archive --format=tar.gz --prefix=unet_jax/ --output=/tmp/unet_jax.tar.gz HEAD",
         f"gcloud compute tpus tpu-vm scp /tmp/unet_jax.tar.gz pod: {where} --worker=all",
     ]
-    assert install.startswith(
-        f"gcloud compute tpus tpu-vm ssh pod {where} --worker=all '--command=tar xzf unet_jax.tar.gz"
-    )
+    assert install.startswith(f"{ssh} '--command=tar xzf unet_jax.tar.gz")
     assert "pip install -r requirements-tpu.txt" in install
     (run,) = printed(*pod)
     assert run.startswith(f"{ssh} '--command=cd unet_jax && ")
