@@ -156,8 +156,13 @@ def _column_of(item: Mapping[str, Any], classes: int) -> tuple[list[np.ndarray],
     height, width = image.shape[:2]
     shown = f"all {height}×{width} px" if whole == (height, width) else f"{whole[0]}×{whole[1]} of {height}×{width} px"
     kind = str(item.get("kind") or "").replace("_", " ")
-    name = textwrap.shorten(" · ".join(filter(None, (str(item["id"])[:8], kind))), 27, placeholder=" …")
+    name = textwrap.shorten(" · ".join(filter(None, (_short(str(item["id"])), kind))), 27, placeholder=" …")
     return squares, [name, f"IoU {_score(item['iou'])}  Dice {_score(item['dice'])}", shown]
+
+
+def _short(name: str) -> str:
+    """A name that fits under a picture; what tells names apart most often stands at their end."""
+    return name if len(name) <= 12 else f"…{name[-8:]}"
 
 
 def examples(
