@@ -114,15 +114,15 @@ def train(config: Config) -> int:
     steps = steps_per_epoch(len(crops), config.batch)
     model, optimizer, step, eval_step = compose(config, config.epochs * steps)
     state = training.init_state(model, optimizer, (*patch, source.channels), seed=config.seed)
-    if config.init is not None and not config.resume:
-        state, fresh = start_from(state, read_model(config.init)[0])
-        say(f"starting from {config.init}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     card = make_card(config, model, source)
     # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
     score = partial(
         evaluate, jax.jit(eval_step), patch=patch, batch=together(config), margin=config.patch // 8, mesh=mesh
     )
     with opened(config) as run:
+        if config.init is not None and run.checkpoints.latest_step() is None:
+            state, fresh = start_from(state, read_model(config.init)[0])
+            say(f"starting from {config.init}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
         state, position, signal = run_training(
             run,
             state,
@@ -188,9 +188,9 @@ def finish(
     """Choose how objects are separated on the validation split, score the test split once; results and pictures."""
     test, counts, began = parts["test"], None, time.perf_counter()
     result = score(state, test, keep_predictions=True)
+    variables = parallel.on_host({"params": state.params, **state.model_state})
     if not processes.first():  # of several, which scored together
         return
-    variables = parallel.on_host({"params": state.params, **state.model_state})
     predictor = Predictor(variables, card, batch=config.batch)
     views = count_foreground(dataclasses.replace(predictor, tta=True), test) if config.tta else None
     if test.label_kind == "instances":

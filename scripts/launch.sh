@@ -74,9 +74,9 @@ start_here() { start env "UNET_JAX_PROCESSES=$1/$target@127.0.0.1:$port" "${word
 stop_here() { kill -TERM "${pids[@]}" 2>/dev/null || true; }
 start_there() {
     local who="UNET_JAX_PROCESSES=$1/${#hosts[@]}@${hosts[0]##*@}:$port"
-    start ssh "${hosts[$1]}" "cd $(quoted "$dir") && echo \$\$ > train.pid && exec env $who $command"
+    start ssh "${hosts[$1]}" "cd $(quoted "$dir") && echo \$\$ > train.\$(hostname).pid && exec env $who $command"
 }
-stop_there() { ssh "${hosts[0]}" "kill -TERM \$(cat $(quoted "$dir/train.pid"))" || true; }
+stop_there() { ssh "${hosts[0]}" "kill -TERM \$(cat $(quoted "$dir")/train.\$(hostname).pid)" || true; }
 
 case $how in
     local)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.train_cells import PRESETS, Config
+from experiments.cells_config import PRESETS, Config
 from unet_jax import pretrained
 from unet_jax.data.named import open_named
 from unet_jax.data.source import Source, count_kinds, split
@@ -84,7 +84,10 @@ def main(config: PackageModel) -> int:
     if folder.exists() and not config.overwrite:
         raise ValueError(f"{folder} exists: name another, or add --overwrite")
     variables, card = read_model(config.workdir)
-    parts = split(open_named(config.data))
+    asked = card.get("config", {})
+    if asked.get("folds") is not None:
+        raise ValueError(f"{config.workdir} is a fold, whose test images are not those of the split: train without it")
+    parts = split(open_named(config.data, label_kind=asked.get("label_kind"), ignore=asked.get("ignore")))
     steps = history(config.workdir)
     if steps[-1]["test_images"] != len(parts["test"]):
         raise ValueError(
@@ -192,6 +195,10 @@ def limits(card: Mapping[str, Any]) -> list[str]:
         f"objects of other sizes: those it was taught were {data['diameter']['5 %']:g} to {data['diameter']['95 %']:g} "
         "pixels across (nine in ten of them): scale the images first"
     ]
+    if least := card.get("separation", {}).get("min_area"):
+        found.append(
+            f"objects of fewer than {least:g} pixels: they are dropped, which is best on the validation images"
+        )
     for kind, count in data["kinds"]["train"].items():
         row = kinds.get(kind)
         if count < FEW or (row and row["ap50"] < WEAK):

@@ -33,10 +33,10 @@ def test_one_machine():
 def test_hosts_meet_at_the_first():
     first, second = printed("ssh", "me@one,two", "--dir", "code")
     assert first.startswith(
-        "ssh me@one 'cd code && echo $$ > train.pid && exec env UNET_JAX_PROCESSES=0/2@one:8476 python"
+        "ssh me@one 'cd code && echo $$ > train.$(hostname).pid && exec env UNET_JAX_PROCESSES=0/2@one:8476 python"
     )
     assert second.startswith(
-        "ssh two 'cd code && echo $$ > train.pid && exec env UNET_JAX_PROCESSES=1/2@one:8476 python"
+        "ssh two 'cd code && echo $$ > train.$(hostname).pid && exec env UNET_JAX_PROCESSES=1/2@one:8476 python"
     )
     assert r"""--data '\''my cells'\'''""" in first  # quoted once for this shell, once for the host's
 

@@ -95,7 +95,7 @@ def run_folds(
         raise ValueError(
             "--folds serves one process and a folder on its disk: start it on one host, and copy the folder"
         )
-    if root.name == f"fold{config.fold}" and (root / "config.json").exists():
+    if root.name == f"fold{config.fold}" and _asked(root).get("fold") == config.fold:
         root = root.parent  # its options are checked with those of the fold
     else:
         settings = {**dataclasses.asdict(config), "fold": None}
@@ -109,7 +109,7 @@ def run_folds(
             continue
         say(f"\n== fold {fold} of {config.folds}")
         run = dataclasses.replace(config, workdir=folder, fold=fold, resume=(folder / "config.json").exists())
-        if code := train(remembered(run, budget=())):
+        if code := train(remembered(run, budget=("epochs", "max_minutes"))):
             say(f"to go on with all folds: --workdir {root} --resume")
             return code
     if missing := [str(fold) for fold in range(config.folds) if not is_done(root / f"fold{fold}")]:
@@ -120,6 +120,11 @@ def run_folds(
     say(summary(results))
     say(f"report: {root / 'report' / 'examples.png'}, {root / 'results.json'}, {root / outputs.LABELS}")
     return 0
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def is_done(folder: Path) -> bool:

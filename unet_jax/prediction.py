@@ -229,7 +229,8 @@ class Predictor:
         for part in self._models:
             variables = jax.device_put(dict(part.variables), everywhere)
             parts.append((programs.setdefault(part.model, program(part.model)), variables))
-        average = jax.jit(partial(mean_and_spread, vectors=vectors, stacked=self.tta))
+        classes = self.head.classes if self.head else None
+        average = jax.jit(partial(mean_and_spread, classes=classes, stacked=self.tta))
         where = everywhere if self.tta else rows  # the views are spread, not the tiles
 
         def apply(batch: np.ndarray) -> jax.Array:

@@ -109,6 +109,10 @@ def fetched(data: str | Path) -> Path:
         found = list(files(there)) if there.is_dir() else [there]
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda file: _copy(file, here / _name(file, there)), found))
+        if there.is_dir():
+            kept = {here / _name(file, there) for file in found}
+            for file in [file for file in files(here) if file not in kept]:
+                file.unlink()  # it is gone from the bucket
         return here
 
     return processes.in_turn(fetch)

@@ -47,8 +47,13 @@ def opened(config: Any) -> Iterator[Run]:
         check_shared(folder)
         try:
             yield Run(folder, stack.enter_context(Checkpoints(remote.checkpoints_of(folder))), log)
-        finally:
-            remote.send(folder)
+        except BaseException:
+            try:
+                remote.send(folder)
+            except OSError as error:  # of a bucket out of reach; why the run ended is what counts
+                say(f"{folder}: not everything could be copied: {error}")
+            raise
+        remote.send(folder)
 
 
 def run_training(

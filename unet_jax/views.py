@@ -41,13 +41,13 @@ def forward_views(
     return jnp.stack(back)
 
 
-def mean_and_spread(found: Sequence[Float[Array, "..."]], *, vectors: int, stacked: bool) -> Float[Array, "..."]:
+def mean_and_spread(found: Sequence[Float[Array, "..."]], *, classes: int | None, stacked: bool) -> Float[Array, "..."]:
     """Mean (B, *S, V) over arrays, or over all that they stack, and behind it one more value, the standard deviation.
 
-    It is that of the value where it is largest; the last `vectors`, components of a vector, have no part in it.
+    It is that of the value where it is largest; what lies behind the first `classes`, a map, has no part in it.
     """
     stack = jnp.concatenate(found) if stacked else jnp.stack(found)
-    spread = stack[..., : stack.shape[-1] - vectors].std(axis=0).max(axis=-1, keepdims=True)
+    spread = stack[..., :classes].std(axis=0).max(axis=-1, keepdims=True)
     return jnp.concatenate([stack.mean(axis=0), spread], axis=-1)
 
 
