@@ -71,7 +71,7 @@ def predict_files(
     settings = {
         "model": predictor.fingerprint, "tile": predictor.input_size, "overlap": predictor.overlap,
         "tta": predictor.tta, "threshold": threshold, "instances": wanted.instances,
-        "separation": predictor.card.get("separation", {}),
+        "separation": predictor.separation,
     }  # fmt: skip
     maps = AttentionMaps(predictor) if wanted.attention else None
     run = _Run(predictor, Results(folder, wanted, settings), threshold, Report(), images, tiles, maps)

@@ -1,6 +1,7 @@
 """One training between its first or last checkpoint and the end of its budget, the same for every experiment."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def opened(config: Any) -> Iterator[Run]:
             try:
                 remote.send(folder)
             except OSError as error:  # of a bucket out of reach; why the run ended is what counts
-                say(f"{folder}: not everything could be copied: {error}")
+                logging.getLogger("unet_jax").warning("%s: not everything could be copied: %s", folder, error)
             raise
         remote.send(folder)
 
