@@ -273,10 +273,14 @@ def test_less_memory_on_request_and_a_profile(folder, tmp_path, capsys):
         train_cells.main(dataclasses.replace(frugal, accumulate=3, workdir=tmp_path / "other"))
 
 
-def test_memory_that_runs_out_names_the_options(folder, tmp_path, monkeypatch):
+def test_memory_that_runs_out_names_the_options(whole_run, folder, tmp_path, monkeypatch, capsys):
+    """Twice: no checkpoint was written, so the second start begins with the model it was given too."""
+
     def fit(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
 
     monkeypatch.setattr(session, "fit", fit)
-    with pytest.raises(MemoryError, match=r"allocate 9 bytes.*--remat, --accumulate .*--batch"):
-        train_cells.main(config(folder, tmp_path / "full"))
+    for resume in (False, True):
+        with pytest.raises(MemoryError, match=r"allocate 9 bytes.*--remat, --accumulate .*--batch"):
+            train_cells.main(config(folder, tmp_path / "full", init=str(whole_run), resume=resume))
+        assert f"starting from {whole_run}" in capsys.readouterr().out
