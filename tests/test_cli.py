@@ -231,7 +231,9 @@ def test_the_command_itself(run, folder):
 def test_models_and_what_they_cost(capsys):
     """Widths 2, 4: 9·(1·2 + 2²) + 4, bottom 9·(8 + 16) + 8, up 4·4·2 + 2, block 9·(8 + 4) + 4, head 6, together 434."""
     assert cli.models(cli.Models(size=(8, 8), channels=1, widths=(2, 4))) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:] if line.strip()}
+    trained, architectures = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[0] for line in trained.splitlines()[1:]] == ["nuclei"]
+    lines = {line.split()[0]: line for line in architectures.splitlines()[1:]}
     assert lines["UNet"].split()[1] == "434"
     assert "Ronneberger" in lines["UNet"]
     assert set(lines) == {model.__name__ for model in MODELS}

@@ -139,7 +139,9 @@ def test_folds_go_on_where_they_were_stopped(tmp_path):
     def train(config, code=0):
         starts.append((config.workdir.name, config.fold, config.resume, config.target))
         config.workdir.mkdir(parents=True, exist_ok=True)
-        (config.workdir / "config.json").write_text(json.dumps({"target": "flow"}))  # chosen when the data was seen
+        (config.workdir / "config.json").write_text(
+            json.dumps({"target": "flow", "fold": config.fold})
+        )  # chosen on the data
         if code == 0:
             trained(config, source)
         return code
