@@ -96,11 +96,11 @@ def predict_sides(config: Config) -> dict[str, Side]:
     several = [training.init_state(model, ours.adam(), shape, seed=seed).params for seed in range(config.members)]
     several = jax.device_put([{"params": params} for params in several], parallel.replicated(mesh))
     plain = partial(forward, model, activate)
-    jitted, average = jax.jit(plain), jax.jit(partial(mean_and_spread, vectors=0, stacked=False))
+    jitted, average = jax.jit(plain), jax.jit(partial(mean_and_spread, classes=None, stacked=False))
 
     @jax.jit
     def vmapped(variables: Any, image: jax.Array) -> jax.Array:
-        return mean_and_spread([jax.vmap(plain, in_axes=(0, None))(variables, image)], vectors=0, stacked=True)
+        return mean_and_spread([jax.vmap(plain, in_axes=(0, None))(variables, image)], classes=None, stacked=True)
 
     return {
         "loop": Side(lambda v, x: (v, average([jitted(one, x) for one in v])), several, image),
