@@ -8,23 +8,13 @@ import pytest
 from PIL import Image
 
 from experiments import compare_cells
+from tests import folders
 from unet_jax import comparison
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """24 images of 32×32 with a bright square each."""
-    folder = tmp_path_factory.mktemp("cells")
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    (folder / "labels").mkdir()
-    for i in range(24):
-        label = np.zeros((32, 32), np.uint16)
-        label[4:14, 3:12], label[20:30, 18:30] = 1, 2
-        image = (np.where(label > 0, 170, 60) + rng.integers(0, 50, label.shape)).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"c{i}.png")
-        Image.fromarray(label).save(folder / "labels" / f"c{i}.png")
-    return folder
+    return folders.cells(tmp_path_factory.mktemp("cells"))
 
 
 def test_two_models_a_table_and_a_second_start(folder, tmp_path, monkeypatch):

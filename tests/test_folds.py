@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments import train_cells
+from tests import folders
 from tests.test_source import Numbers
 from unet_jax import metrics
 from unet_jax.data import FolderSource
@@ -94,18 +95,7 @@ def test_scores_of_all_folds_are_those_of_all_images(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """24 images of 32×32 with two bright squares each."""
-    folder = tmp_path_factory.mktemp("cells")
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    (folder / "labels").mkdir()
-    for i in range(24):
-        label = np.zeros((32, 32), np.uint16)
-        label[4:14, 3:12], label[20:30, 18:30] = 1, 2
-        image = (np.where(label > 0, 170, 60) + rng.integers(0, 50, label.shape)).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"image{i}.png")
-        Image.fromarray(label).save(folder / "labels" / f"image{i}.png")
-    return folder
+    return folders.cells(tmp_path_factory.mktemp("cells"), name="image")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import tyro
 from PIL import Image
 
 from experiments import train_cells
+from tests import folders
 from unet_jax import session
 from unet_jax.data import FolderSource, split
 from unet_jax.loop import NonFiniteLoss
@@ -27,18 +28,9 @@ EPOCHS = 4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """24 images of 40×36 with two bright squares each: smaller than the patch along one axis."""
-    folder = tmp_path_factory.mktemp("cells")
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    (folder / "labels").mkdir()
-    rows = ["id,kind"]
-    for i in range(24):
-        label = np.zeros((40, 36), np.uint16)
-        label[4:14, 3:12], label[20:33, 16:30] = 1, 2
-        image = (np.where(label > 0, 170, 60) + rng.integers(0, 50, label.shape)).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"c{i}.png")
-        Image.fromarray(label).save(folder / "labels" / f"c{i}.png")
-        rows.append(f"c{i},{'odd' if i % 2 else 'even'}")
+    second = (slice(20, 33), slice(16, 30))
+    folder = folders.cells(tmp_path_factory.mktemp("cells"), shape=(40, 36), second=second)
+    rows = ["id,kind", *(f"c{i},{'odd' if i % 2 else 'even'}" for i in range(24))]
     (folder / "index.csv").write_text("\n".join(rows) + "\n")
     return folder
 
