@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unet_jax.models.blocks import Conv, ConvBlock, Norm, UpConv, dropout_at, encode
+from unet_jax.models.blocks import Conv, ConvBlock, Norm, decode, dropout_at, encode
 from unet_jax.models.unet import check_size
 
 
@@ -59,14 +59,14 @@ class AttentionUNet(nn.Module):
             dropout = 0.0 if name.startswith("up") else dropout_at(level, self.widths, self.dropout)
             return ConvBlock(self.widths[level], self.norm, dropout, dtype=self.dtype, name=name)(x, train=train)
 
+        def gate(skip: Array, x: Array, level: int) -> Array:
+            skip, weight = AttentionGate(self.widths[level] // 2, self.dtype, name=f"gate{level}")(skip, x)
+            self.sow("intermediates", f"attention{level}", weight[..., 0].astype(jnp.float32))
+            return skip
+
         x, skips = encode(image, block, deepest)
         x = block(x, deepest, "bottom")
-        for level in reversed(range(deepest)):
-            width = self.widths[level]
-            x = UpConv(width, dtype=self.dtype, name=f"up{level}_conv")(x)
-            skip, weight = AttentionGate(width // 2, self.dtype, name=f"gate{level}")(skips[level], x)
-            self.sow("intermediates", f"attention{level}", weight[..., 0].astype(jnp.float32))
-            x = block(jnp.concatenate([skip, x], axis=-1), level, f"up{level}")
+        x = decode(x, skips, block, self.widths, self.dtype, gate)
         return Conv(self.classes, 1, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 

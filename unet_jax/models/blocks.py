@@ -5,7 +5,7 @@ dtype. How a layer is computed fastest on which platform is the business of `pri
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -186,6 +186,25 @@ def encode(
         skips.append(Skip(name=f"skip{level}")(x))
         x = primitives.max_pool(x, (2,) * (image.ndim - 2))
     return x, skips
+
+
+def decode(
+    x: Float[Array, "b *s c"],
+    skips: Sequence[Array],
+    block: Callable[[Array, int, str], Array],
+    widths: Sequence[int],
+    dtype: str,
+    gate: Callable[[Array, Array, int], Array] | None = None,
+) -> Float[Array, "b *t k"]:
+    """The decoder to `encode`, called within a module: up-convolution, the skip beside it, `block`, finest level last.
+
+    `gate(skip, x, level)`, x being what has been enlarged to the skip's size, gives what is put in the skip's place.
+    """
+    for level in reversed(range(len(skips))):
+        x = UpConv(widths[level], dtype=dtype, name=f"up{level}_conv")(x)
+        skip = skips[level] if gate is None else gate(skips[level], x, level)
+        x = block(jnp.concatenate([skip, x], axis=-1), level, f"up{level}")
+    return x
 
 
 def dropout_at(level: int, widths: tuple[int, ...], rate: float) -> float:

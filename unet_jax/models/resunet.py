@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unet_jax.models.blocks import Conv, Norm, ResidualBlock, UpConv, dropout_at, encode
+from unet_jax.models.blocks import Conv, Norm, ResidualBlock, decode, dropout_at, encode
 from unet_jax.models.unet import check_size
 
 
@@ -41,7 +41,5 @@ class ResUNet(nn.Module):
 
         x, skips = encode(image, block, deepest)
         x = block(x, deepest, "bottom")
-        for level in reversed(range(deepest)):
-            x = UpConv(self.widths[level], dtype=self.dtype, name=f"up{level}_conv")(x)
-            x = block(jnp.concatenate([skips[level], x], axis=-1), level, f"up{level}")
+        x = decode(x, skips, block, self.widths, self.dtype)
         return Conv(self.classes, 1, dtype=self.dtype, name="logits")(x).astype(jnp.float32)

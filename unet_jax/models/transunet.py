@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unet_jax.models.blocks import Conv, ConvBlock, Norm, ResidualBlock, Skip, UpConv, dropout_at, encode
+from unet_jax.models.blocks import Conv, ConvBlock, Norm, ResidualBlock, Skip, UpConv, decode, dropout_at, encode
 from unet_jax.models.classifier import cut
 from unet_jax.models.unet import check_size
 
@@ -97,9 +97,7 @@ class TransUNet(nn.Module):
         for i in range(self.layers):
             x = Layer(self.head_width, self.dropout, self.dtype, name=f"layer{i}")(x, train=train)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x).reshape(x.shape[0], *size, -1)
-        for level in reversed(range(deepest)):
-            x = UpConv(self.widths[level], dtype=self.dtype, name=f"up{level}_conv")(x)
-            x = block(jnp.concatenate([skips[level], x], axis=-1), level, f"up{level}")
+        x = decode(x, skips, block, self.widths, self.dtype)
         return Conv(self.classes, 1, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 
@@ -149,9 +147,8 @@ class UNETR(nn.Module):
                     y = UpConv(self.widths[taps[i]], dtype=self.dtype, name=f"skip{taps[i]}_up{step}")(y)
                 skips.append(y)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x).reshape(x.shape[0], *size, -1)
-        for level in reversed(range(deepest)):
-            x = UpConv(self.widths[level], dtype=self.dtype, name=f"up{level}_conv")(x)
-            x = block(jnp.concatenate([Skip(name=f"skip{level}")(skips[level]), x], axis=-1), level, f"up{level}")
+        skips = [Skip(name=f"skip{level}")(skip) for level, skip in enumerate(skips)]
+        x = decode(x, skips, block, self.widths, self.dtype)
         return Conv(self.classes, 1, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
 
 
