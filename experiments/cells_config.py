@@ -128,9 +128,7 @@ def resolve(config: Config, backend: str) -> Config:
     config = dataclasses.replace(with_preset(config, PRESETS[preset]), **options)
     startup.check_least(config, epochs=1, batch=1, accumulate=1, patch=1, patience=1, seed=0, skip_nonfinite=0)
     startup.check_least(config, learning_rate=1e-9, max_minutes=0.01)
-    for name in ("dropout", "refine"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"--{name} {getattr(config, name)}: give a share from 0 to below 1, such as 0.3")
+    startup.check_shares(config, "dropout", "refine")
     if config.batch % config.accumulate:
         raise ValueError(f"--accumulate {config.accumulate} does not divide --batch {config.batch} into equal parts")
     check_size((config.patch, config.patch), config.widths, "SAME")

@@ -124,10 +124,9 @@ def resolve(config: Config, backend: str) -> Config:
     chosen = {name: value for name, value in PRESETS[preset].items() if name != "patch"}  # which the volumes may limit
     config = dataclasses.replace(with_preset(config, chosen), preset=preset, workdir=workdir, dtype=dtype)
     startup.check_least(config, epochs=1, batch=1, crops=1, seed=0, learning_rate=1e-9, max_minutes=0.01, tolerance=0)
-    if not (
-        0 <= config.dropout < 1 and 0 <= config.centred <= 1 and 0 <= config.overlap < 1 and 0 <= config.refine < 1
-    ):
-        raise ValueError("--dropout, --centred, --refine and --overlap are shares: give numbers from 0 to below 1")
+    startup.check_shares(config, "dropout", "refine", "overlap")
+    if not 0 <= config.centred <= 1:
+        raise ValueError(f"--centred {config.centred}: give a share from 0 to 1, such as 0.5")
     return config
 
 

@@ -120,9 +120,7 @@ def resolve(config: Config, backend: str) -> Config:
     startup.check_least(
         config, epochs=1, batch=1, patch=1, patience=1, seed=0, learning_rate=1e-9, max_minutes=0.01, crops=1, balance=0
     )
-    for name in ("dropout", "centred", "refine"):
-        if not 0 <= (getattr(config, name) or 0) < 1:
-            raise ValueError(f"--{name} {getattr(config, name)}: give a share from 0 to below 1, such as 0.3")
+    startup.check_shares(config, "dropout", "centred", "refine")
     return config
 
 

@@ -122,7 +122,7 @@ def test_misuse_leaves_nothing_behind(folder, tmp_path):
     for changes, message in (
         ({"data": str(tmp_path / "none")}, "no such folder"),
         ({"crops": 0}, "--crops 0: give 1 or more"),
-        ({"overlap": 1.0}, "--overlap are shares"),
+        ({"overlap": 1.0}, "--overlap 1.0: give a share from 0 to below 1"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             experiment.main(config(folder, tmp_path / "run", **changes))

@@ -116,6 +116,14 @@ def check_least(config: Any, **least: float) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {value}: give {low:g} or more")
 
 
+def check_shares(config: Any, *names: str) -> None:
+    """ValueError with the flag's name for a field of `config` outside [0, 1); None is none."""
+    for name in names:
+        if not 0 <= (getattr(config, name) or 0) < 1:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} {getattr(config, name)}: give a share from 0 to below 1, such as 0.3")
+
+
 def flags(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """The words of a command line that give the options `values`, but for those that have their default or None."""
     words = []
