@@ -21,7 +21,7 @@ from unet_jax.evaluation import Evaluation
 from unet_jax.logs import replacing
 from unet_jax.object_scores import ObjectCounts
 from unet_jax.scorecard import RULES, draw_examples, summary, write_results
-from unet_jax.workdir import check_workdir, open_workdir, remembered
+from unet_jax.workdir import check_workdir, config_of, open_workdir, remembered
 
 VALIDATION = 0.15  # share of the images that are not in a fold's test
 COUNTS = "out_of_fold.npz"
@@ -95,11 +95,11 @@ def run_folds(
         raise ValueError(
             "--folds serves one process and a folder on its disk: start it on one host, and copy the folder"
         )
-    if root.name == f"fold{config.fold}" and _asked(root).get("fold") == config.fold:
+    if root.name == f"fold{config.fold}" and (config_of(root) or {}).get("fold") == config.fold:
         root = root.parent  # its options are checked with those of the fold
     else:
         settings = {**dataclasses.asdict(config), "fold": None}
-        there = (root / "config.json").exists()
+        there = config_of(root) is not None
         check_workdir(root, settings, resume=there or config.resume, may_change=may_change)
         open_workdir(root, settings)
     for fold in range(config.folds) if config.fold is None else [config.fold]:
@@ -108,7 +108,7 @@ def run_folds(
             say(f"fold {fold} is trained")
             continue
         say(f"\n== fold {fold} of {config.folds}")
-        run = dataclasses.replace(config, workdir=folder, fold=fold, resume=(folder / "config.json").exists())
+        run = dataclasses.replace(config, workdir=folder, fold=fold, resume=config_of(folder) is not None)
         if code := train(remembered(run, budget=("epochs", "max_minutes"))):
             say(f"to go on with all folds: --workdir {root} --resume")
             return code
@@ -120,11 +120,6 @@ def run_folds(
     say(summary(results))
     say(f"report: {root / 'report' / 'examples.png'}, {root / 'results.json'}, {root / outputs.LABELS}")
     return 0
-
-
-def _asked(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def is_done(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from unet_jax import lock, processes, remote
 from unet_jax.logs import plain, write_json
 
+CONFIG = "config.json"
 SHARED = 60.0  # seconds that a network file system may take to show a new file to another host
 
 
@@ -27,10 +28,10 @@ def remembered(config: Any, *, budget: Collection[str]) -> Any:
     """
     if config.workdir is not None:
         config = dataclasses.replace(config, workdir=remote.nearby(config.workdir))
-    path = _config_file(config.workdir) if config.resume and config.workdir else None
-    if path is None or not path.exists():
+    before = config_of(config.workdir) if config.resume and config.workdir else None
+    if before is None:
         return config
-    before, default = _read(path), type(config)()
+    default = type(config)()
     missing = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) == getattr(default, f.name)}
     if not missing.issuperset(budget):
         missing -= set(budget)
@@ -65,26 +66,25 @@ def check_workdir(workdir: Path, config: Mapping[str, Any], *, resume: bool, may
 
 
 def _check(workdir: Path, config: Mapping[str, Any], *, resume: bool, may_change: Collection[str]) -> None:
-    path = _config_file(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise FileExistsError(f"{workdir} is a file: name a folder with --workdir")
     lock.check_unlocked(workdir)
+    before = config_of(workdir)
     if resume:
-        if not path.exists():
+        if before is None:
             raise FileNotFoundError(f"{workdir} holds no run to resume: leave out --resume, or name its --workdir")
-        before = _read(path)
         differs = [k for k in config if k not in may_change and before.get(k) != config[k]]
         if differs:
             words = "; ".join(f"{k} was {before.get(k)!r}, now {config[k]!r}" for k in differs)
             raise ValueError(f"{workdir} holds another run ({words}): give the same options, or a new --workdir")
-    elif path.exists() or remote.checkpoints_of(workdir).exists():
+    elif before is not None or remote.checkpoints_of(workdir).exists():
         raise FileExistsError(f"{workdir} holds another run: add --resume to go on with it, or name a new --workdir")
 
 
 def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     """Make the folder and write its config.json."""
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(_config_file(workdir), config)
+    write_json(workdir / CONFIG, config)
 
 
 def check_shared(workdir: Path) -> None:
@@ -109,11 +109,11 @@ def _lock_in(workdir: Path) -> str | None:
     return (workdir / lock.NAME).read_text(encoding="utf-8") if (workdir / lock.NAME).exists() else None
 
 
-def _config_file(workdir: Path) -> Path:
-    return workdir / "config.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
+def config_of(workdir: Path) -> dict[str, Any] | None:
+    """The options of the run in a folder, None when it holds none; ValueError for a damaged config.json."""
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
