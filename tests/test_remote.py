@@ -115,6 +115,19 @@ def test_data_is_copied_once(there):
         remote.fetched("gs://bucket/sells")
 
 
+def test_data_that_is_gone_from_the_bucket_goes_here_too_and_a_run_in_its_folder_stays(there):
+    for name in ("images/a.png", "images/b.png"):
+        (there / "cells" / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / "cells" / name).write_bytes(b"0123")
+    folder = remote.fetched("gs://bucket/cells")
+    config, _ = train(Config(workdir=Path("gs://bucket/cells/run")), 1)
+    (there / "cells" / "images" / "b.png").unlink()
+    assert remote.fetched("gs://bucket/cells") == folder
+    assert [file.name for file in folder.rglob("*.png") if file.name != "curves.png"] == ["a.png"]
+    assert (config.workdir / "report" / "curves.png").exists()
+    assert (config.workdir / remote.NOTE).exists()
+
+
 def test_folders_of_this_host_stay_as_they_are(tmp_path):
     assert remote.nearby(tmp_path) == tmp_path
     assert remote.fetched(str(tmp_path)) == tmp_path

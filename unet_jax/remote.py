@@ -49,7 +49,7 @@ def nearby(workdir: Path) -> Path:
     """The folder on this host of a run in a bucket, with the small files that lie there; other folders as they are."""
     if not is_remote(workdir):
         return workdir
-    there, here = bucket(workdir), _here(workdir)
+    there, here = bucket(workdir), _here(workdir, "runs")
 
     def fetch() -> None:
         here.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def fetched(data: str | Path) -> Path:
     """
     if not is_remote(data):
         return Path(data)
-    there, here = bucket(data), _here(data)
+    there, here = bucket(data), _here(data, "data")
 
     def fetch() -> Path:
         if not there.exists():
@@ -163,8 +163,9 @@ def _name(file: Any, folder: Any) -> str:
     return str(PurePath(*parts))
 
 
-def _here(path: str | PurePath) -> Path:
-    return startup.cache_dir() / "remote" / _URL.sub(r"\1/", str(path))
+def _here(path: str | PurePath, room: str) -> Path:
+    """Runs and data have rooms of their own: what is gone from a data set is deleted here."""
+    return startup.cache_dir() / "remote" / room / _URL.sub(r"\1/", str(path))
 
 
 def _belongs(workdir: Path) -> Any:
