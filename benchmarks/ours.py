@@ -136,7 +136,7 @@ class Loop:
             batches=self.batches,
             steps_per_epoch=steps,
             budget=Budget(epochs=1),
-            callbacks=Callbacks(lambda state: {"val_iou": 0.0}, nothing, nothing, nothing),
+            callbacks=Callbacks(lambda state: {"val_iou": 0.0, "val_loss": 0.0}, nothing, nothing, nothing),
             stop=StopRequest(),
         )
         jax.block_until_ready(self.inner.state)

@@ -66,7 +66,7 @@ class StopRequest:
 class Callbacks:
     """What `fit` calls: each is a plain function of the experiment."""
 
-    evaluate: Callable[[State], dict[str, float]]  # scores of an epoch; "val_iou" decides which is best
+    evaluate: Callable[[State], dict[str, float]]  # "val_loss", and "val_iou", which decides which is best
     epoch_done: Callable[[dict[str, Any]], None]  # gets the row of the metrics log
     save: Callable[[State, Position, float | None], None]  # score is None in mid-epoch
     say: Callable[[str], None]
