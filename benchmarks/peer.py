@@ -122,8 +122,8 @@ def torch_weights(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.n
     names = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     out: dict[str, np.ndarray] = {}
     for name, value in params.items():
-        if isinstance(value, Mapping):  # "batch" is a layer within our normalisation, which PyTorch's network has not
-            out |= torch_weights(value, prefix if name == "batch" else f"{prefix}{name}.")
+        if isinstance(value, Mapping):  # a layer within our normalisation, which PyTorch's network has not
+            out |= torch_weights(value, prefix if name in ("batch", "group") else f"{prefix}{name}.")
             continue
         array = np.asarray(value)
         if name == "kernel":

@@ -7,6 +7,7 @@ torch.compile, cudnn.benchmark and TF32.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -24,7 +25,7 @@ except ModuleNotFoundError as missing:
 class Block(nn.Module):
     def __init__(self, conv, channels, features, norm):
         super().__init__()
-        bias = norm is nn.Identity  # before batch normalisation it would do nothing
+        bias = norm not in (nn.BatchNorm2d, nn.BatchNorm3d)  # before batch normalisation it would do nothing
         self.conv0 = conv(channels, features, 3, padding=1, bias=bias)
         self.conv1 = conv(features, features, 3, padding=1, bias=bias)
         self.norm0, self.norm1 = norm(features), norm(features)
@@ -34,12 +35,16 @@ class Block(nn.Module):
         return F.relu(self.norm1(self.conv1(x)), inplace=True)
 
 
-class UNet(nn.Module):
-    """The padded 2015 U-Net, with or without batch normalisation, (B, C, *S) -> (B, classes, *S)."""
+def group_norm(features):
+    return nn.GroupNorm(math.gcd(8, features), features, eps=1e-6)
 
-    def __init__(self, widths, channels, classes, rank, batch_norm=False):
+
+class UNet(nn.Module):
+    """The padded 2015 U-Net, (B, C, *S) -> (B, classes, *S); `norm` is "none", "batch" or "group" (of at most 8)."""
+
+    def __init__(self, widths, channels, classes, rank, norm="none"):
         super().__init__()
-        norm = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[rank] if batch_norm else nn.Identity
+        norm = {"none": nn.Identity, "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[rank], "group": group_norm}[norm]
         conv, up, pool = {
             2: (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d),
             3: (nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d),

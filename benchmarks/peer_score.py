@@ -17,12 +17,12 @@ from torch.nn import functional as F
 class Racer:
     """Network, optimiser and stream; Dice + cross-entropy, Adam, clipped gradients."""
 
-    def __init__(self, *, widths, classes, weights, stream, dtype, device, threads):
+    def __init__(self, *, widths, classes, norm, weights, stream, dtype, device, threads):
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.stream, self.device, self.bfloat16 = Stream(stream), device, dtype == "bfloat16"
-        self.net = UNet(widths, self.stream.image.shape[-1], classes, 2, batch_norm=True)
+        self.net = UNet(widths, self.stream.image.shape[-1], classes, 2, norm)
         with np.load(weights) as arrays:
             state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         missing, unexpected = self.net.load_state_dict(state, strict=False)
@@ -72,13 +72,13 @@ class Racer:
         return counts
 
     def losses(self, steps):
-        """The losses of the first steps, and how long a step takes after the first two."""
-        losses, began = [], 0.0
+        """The losses of the first steps, and how long a step takes in their second half."""
+        losses, began, warm = [], 0.0, steps // 2
         for step in range(steps):
-            if step == 2:
+            if step == warm:
                 began = time.perf_counter()
             losses.append(self.train(step).item())
-        return {"losses": losses, "seconds": (time.perf_counter() - began) / max(steps - 2, 1)}
+        return {"losses": losses, "seconds": (time.perf_counter() - began) / (steps - warm)}
 
     def race(self, **limits):
         return {"rows": race(self.train, self.validate, **limits)}

@@ -87,7 +87,7 @@ class Ours:
     def setup(self, dtype: str) -> None:
         """Fresh weights, the same each time, and steps that are not compiled yet."""
         width, everywhere = self.config.width, parallel.replicated(self.mesh)
-        model = UNet(tuple(width * 2**level for level in range(5)), classes=CLASSES, norm="batch", dtype=dtype)
+        model = UNet(tuple(width * 2**level for level in range(5)), classes=CLASSES, norm=self.config.norm, dtype=dtype)
         optimizer = optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.scale_by_adam(),
@@ -107,7 +107,7 @@ class Ours:
     def weights(self) -> dict[str, np.ndarray]:
         """Parameters and batch statistics as PyTorch names them."""
         state = jax.device_get(self.state)
-        return torch_weights(state.params) | torch_weights(state.model_state["batch_stats"])
+        return torch_weights(state.params) | torch_weights(state.model_state.get("batch_stats", {}))
 
     def batch(self, image: np.ndarray, label: np.ndarray) -> dict[str, jax.Array]:
         """One batch of the stream on the devices."""
@@ -130,13 +130,13 @@ class Ours:
         return table[1, 1], table[:, 1].sum(), table[1].sum()
 
     def losses(self, steps: int) -> dict[str, Any]:
-        """The losses of the first steps, and the seconds of a step after the first two."""
-        seen, began = [], 0.0
+        """The losses of the first steps, and the seconds of a step in their second half."""
+        seen, began, warm = [], 0.0, steps // 2
         for step in range(steps):
-            if step == 2:
+            if step == warm:
                 began = time.perf_counter()
             seen.append(float(self.train(step)))
-        return {"losses": seen, "seconds": (time.perf_counter() - began) / max(steps - 2, 1)}
+        return {"losses": seen, "seconds": (time.perf_counter() - began) / (steps - warm)}
 
     def race(self, **limits: Any) -> list[dict[str, Any]]:
         """Rows of `race.race`."""

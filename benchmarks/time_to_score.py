@@ -35,7 +35,9 @@ class Config:
     score: float = 0.90
     """Pooled Dice of the validation images at which the clock stops."""
     width: int = 16
-    """Filters of the first level; four down-samplings, batch normalisation."""
+    """Filters of the first level; four down-samplings."""
+    norm: Literal["batch", "group", "none"] = "group"
+    """Normalisation of both networks; group is what train_cells takes on a CPU."""
     batch: int = 8
     """Images a step."""
     patch: int = 256
@@ -47,7 +49,7 @@ class Config:
     learning_rate: float = 2e-3
     """Adam's step size at its highest."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Our arithmetic; None: whichever trains faster here, in a trial of five steps that is not counted."""
+    """Our arithmetic; None: whichever trains faster here, in a trial of ten steps that is not counted."""
     peer: Literal["pytorch", "none"] = "pytorch"
     """Whom to race."""
     peer_dtype: Literal["float32", "bfloat16"] | None = None
@@ -60,7 +62,7 @@ class Config:
     """File for the figures."""
 
 
-TRIAL = 5  # steps, of which the first two warm up
+TRIAL = 10  # steps, of which the first half warms up
 DTYPES = ("float32", "bfloat16")
 
 
@@ -72,8 +74,9 @@ class Theirs:
         if gpu and not process.cuda:
             raise ValueError(f"{self.name} sees no GPU: install its CUDA build, pip install torch==2.13.0")
         self.options = {
-            "widths": [config.width * 2**level for level in range(5)], "classes": CLASSES, "stream": str(folder),
-            "weights": str(folder / "weights.npz"), "device": "cuda" if gpu else "cpu", "threads": usable_cores(),
+            "widths": [config.width * 2**level for level in range(5)], "classes": CLASSES, "norm": config.norm,
+            "stream": str(folder), "weights": str(folder / "weights.npz"),
+            "device": "cuda" if gpu else "cpu", "threads": usable_cores(),
         }  # fmt: skip
 
     def setup(self, dtype: str) -> None:
@@ -81,7 +84,7 @@ class Theirs:
         self.process.ask("setup", dtype=dtype, **self.options)
 
     def losses(self, steps: int) -> dict[str, Any]:
-        """The losses of the first steps, and the seconds of a step after the first two."""
+        """The losses of the first steps, and the seconds of a step in their second half."""
         return self.process.ask("losses", steps=steps)
 
     def race(self, **limits: Any) -> list[dict[str, Any]]:
@@ -113,7 +116,7 @@ def main(config: Config) -> int:
             np.savez(folder / "weights.npz", **mine.weights())
             sides.append(Theirs(process, config, folder, gpu=platform == "gpu"))
             dtypes.append(config.peer_dtype)
-        trials = [trial(side, dtype) for side, dtype in zip(sides, dtypes, strict=True)]
+        trials = [trial(side, dtype, min(TRIAL, steps)) for side, dtype in zip(sides, dtypes, strict=True)]
         check_same(trials)
         record["sides"] = [timed(side, runs, config, steps) for side, runs in zip(sides, trials, strict=True)]
     if config.json is not None:
@@ -133,12 +136,12 @@ def header(config: Config) -> dict[str, Any]:
     return what | provenance()
 
 
-def trial(side: Any, dtype: str | None) -> dict[str, dict[str, Any]]:
-    """Losses and seconds of a few steps in `dtype`, or in every dtype when None."""
+def trial(side: Any, dtype: str | None, steps: int) -> dict[str, dict[str, Any]]:
+    """Losses and seconds of the first `steps` in `dtype`, or in every dtype when None."""
     runs = {}
     for name in (dtype,) if dtype else DTYPES:
         side.setup(name)
-        runs[name] = side.losses(TRIAL)
+        runs[name] = side.losses(steps)
         print(f"{side.name} {name}: {timing.number(runs[name]['seconds'])} s a step in a trial", flush=True)
     return runs
 
