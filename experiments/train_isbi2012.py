@@ -19,10 +19,9 @@ if __name__ == "__main__":
     startup.prepare()
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +29,11 @@ import numpy as np
 import optax
 
 from unet_jax import augment, losses, metrics, parallel, processes, remote, report, targets, training
-from unet_jax.blending import predict_probabilities
 from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
-from unet_jax.data.tiles import cut
 from unet_jax.logs import plain, read_rows, write_json
 from unet_jax.loop import Budget, Position
+from unet_jax.membranes import Framed, membrane_counts, validator
 from unet_jax.models import UNet, to_spec
 from unet_jax.models.unet import margin, output_size
 from unet_jax.partition_scores import regions, score_stack
@@ -43,7 +41,6 @@ from unet_jax.prediction import Predictor
 from unet_jax.scorecard import facts_of
 from unet_jax.session import opened, run_training
 from unet_jax.startup import say, say_device
-from unet_jax.views import activate
 from unet_jax.workdir import check_workdir, new_workdir, remembered, with_preset
 
 
@@ -125,30 +122,6 @@ def resolve(config: Config, backend: str) -> Config:
     return config
 
 
-class Framed(Normalised):
-    """Slices with `context` mirrored pixels around, so that a tile's output may lie anywhere in them; pieces numbered.
-
-    `class_weights` are 1 for the commoner class and more for the other, by the shares of their pixels.
-    """
-
-    def __init__(self, source: Source, context: int):
-        """Number the pieces of all slices and frame them, once."""
-        super().__init__(source)
-        labels = [source[i]["label"] for i in range(len(source))]
-        pixels = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=2)
-        self.class_weights: tuple[float, ...] = tuple((pixels.max() / np.maximum(pixels, 1)).tolist())
-        self._frames = []
-        for i, label in enumerate(labels):
-            sample = {**super().__getitem__(i), "label": regions(label > 0, thin=False)}
-            size = [n + 2 * context for n in label.shape]
-            frame = {name: cut(sample[name], (-context, -context), size) for name in ("image", "label", "mask")}
-            self._frames.append({**frame, "id": sample["id"]})
-
-    def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]:
-        """The sample at `index`, frame and all."""
-        return dict(self._frames[index])
-
-
 def open_stack(config: Config) -> dict[str, Subset]:
     """The slices to train on, those that choose checkpoint and threshold, and those to score, in the files' order."""
     source = Normalised(FolderSource(remote.fetched(config.data), label_kind="binary").preload())
@@ -184,46 +157,6 @@ def compose(
     return model, optimizer, step
 
 
-def validator(config: Config, model: UNet, source: Source) -> Callable[[training.State], dict[str, float]]:
-    """A function of the state: loss, IoU and Dice of the membranes, and V_rand, at one half, over whole slices."""
-
-    @jax.jit
-    def forward(variables: Any, image: jax.Array) -> jax.Array:
-        return activate(model.apply(variables, training.to_unit(image), train=False))
-
-    mesh = parallel.data_mesh(config.batch)  # each of several processes scores by itself
-    context, rows, everywhere = margin(config.widths), parallel.split(mesh), parallel.replicated(mesh)
-    patch = output_size((config.tile, config.tile), config.widths, "VALID")
-
-    def validate(state: training.State) -> dict[str, float]:
-        variables = jax.device_put(parallel.on_host({"params": state.params, **state.model_state}), everywhere)
-
-        def apply(batch: np.ndarray) -> jax.Array:
-            return forward(variables, jax.device_put(batch, rows))
-
-        truths, inside = [], []
-        for i in range(len(source)):
-            image = source[i]["image"]
-            found = predict_probabilities(apply, image, patch=patch, overlap=0, batch=config.batch, context=context)
-            truths.append(source[i]["label"] > 0)
-            inside.append(found[..., 1])
-        loss = np.mean([-np.log(np.where(t, p, 1 - p) + 1e-7).mean() for t, p in zip(truths, inside, strict=True)])
-        counts = np.stack([membrane_counts(t, p >= 0.5) for t, p in zip(truths, inside, strict=True)])
-        scores = metrics.summarise(counts)
-        v_rand = score_stack(truths, inside, thresholds=[0.5])[0]["v_rand"]
-        return {
-            "val_loss": float(loss), "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"],
-            "val_v_rand": v_rand,
-        }  # fmt: skip
-
-    return validate
-
-
-def membrane_counts(truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Confusion matrix (2, 2) of one slice, with the membranes as class 1."""
-    return metrics.count_pixels((~truth).astype(int), (~inside).astype(int), num_classes=2)
-
-
 def main(config: Config) -> int:
     """Run the experiment; the exit code is 0, or 128 + n when signal n stopped it (the run can be resumed)."""
     config = resolve(config, jax.default_backend())
@@ -257,7 +190,7 @@ def main(config: Config) -> int:
             ),
             batch=config.batch,
             steps_per_epoch=a_pass,
-            validate=validator(config, model, parts["val"]),
+            validate=validator(model, parts["val"], tile=(config.tile, config.tile), batch=config.batch),
             budget=Budget(config.epochs, config.max_minutes),
             card=card, mesh=mesh, resume=config.resume, say=say,
         )  # fmt: skip

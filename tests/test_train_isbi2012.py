@@ -9,6 +9,7 @@ from PIL import Image
 from experiments import train_isbi2012
 from tests.folders import save
 from unet_jax.data import FolderSource
+from unet_jax.membranes import Framed
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_two_steps_and_everything_a_run_leaves(stack, tmp_path, capsys):
 
 def test_frames_are_mirrored_and_their_pieces_numbered(stack):
     source = FolderSource(stack, label_kind="binary")
-    framed = train_isbi2012.Framed(source, 8)
+    framed = Framed(source, 8)
     sample, raw = framed[1], source[1]["label"]
     assert sample["image"].shape == (46, 46, 1)
     np.testing.assert_array_equal(sample["label"][8:-8, 8:-8] > 0, raw)
