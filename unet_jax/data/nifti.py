@@ -87,9 +87,10 @@ def read_nifti(path: str | Path) -> tuple[Shaped[np.ndarray, "x y z c"], Grid]:
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told of
             values = values.astype(np.float32)
         if bad := int((~np.isfinite(values)).sum()):
-            raise ValueError(
+            raise Refused(
                 f"{path}: {bad} voxels are infinite or not a number (NaN): replace them, for example with "
-                "numpy.nan_to_num, and save the file again"
+                "numpy.nan_to_num, and save the file again",
+                fault="not-finite",
             )
     return values, grid
 
