@@ -27,6 +27,8 @@ from unet_jax.logs import write_json
 
 # Nothing here imports jax at the top: startup.prepare() must come first, so `ours` is imported where it is used.
 
+WARM_UP = 10  # steps of each side before its first turn: on a CPU the heap finds its size in them
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(Work):
@@ -92,6 +94,8 @@ def compare(config: Config) -> dict[str, Any]:
         for side in sides:
             side.run(1)
         check_losses(sides, dtypes, "the loss after an update")
+        for side in sides:
+            side.run(WARM_UP)
         rounds = timing.alternate([s.run for s in sides], pairs=config.pairs, seconds=config.seconds)
         memories = [memory_row(mine.device_peak(), start, timing.memory())]
         if theirs is not None:
@@ -190,7 +194,7 @@ def against_the_first(
     A step has `images` images, the batch when not given.
     """
     for side in sides.values():
-        side.run(1)
+        side.run(WARM_UP)
     runs = [side.run for side in sides.values()]
     rounds = timing.alternate(runs, pairs=config.pairs, seconds=config.seconds, least=least)
     speeds = timing.rates(rounds, images=images or config.batch)

@@ -52,7 +52,7 @@ def keep_freed_memory() -> None:
     options = {  # parameter numbers of <malloc.h>
         "MALLOC_ARENA_MAX": (-8, 1),
         "MALLOC_MMAP_MAX_": (-4, 0),
-        "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+        "MALLOC_TRIM_THRESHOLD_": (-1, -1),  # never: above a bound, 2 GiB at most, the heap's end would go back
         "MALLOC_TOP_PAD_": (-2, 2**28),
     }
     for name, (parameter, value) in options.items():
