@@ -72,13 +72,13 @@ class Racer:
         return counts
 
     def losses(self, steps):
-        """The losses of the first steps, and how long a step takes in their second half."""
-        losses, began, warm = [], 0.0, steps // 2
+        """The losses of the first steps, and the median seconds of a step in their second half."""
+        losses, seconds = [], []
         for step in range(steps):
-            if step == warm:
-                began = time.perf_counter()
+            began = time.perf_counter()
             losses.append(self.train(step).item())
-        return {"losses": losses, "seconds": (time.perf_counter() - began) / (steps - warm)}
+            seconds.append(time.perf_counter() - began)
+        return {"losses": losses, "seconds": float(np.median(seconds[steps // 2 :]))}
 
     def race(self, **limits):
         return {"rows": race(self.train, self.validate, **limits)}

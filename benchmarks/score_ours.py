@@ -130,13 +130,13 @@ class Ours:
         return table[1, 1], table[:, 1].sum(), table[1].sum()
 
     def losses(self, steps: int) -> dict[str, Any]:
-        """The losses of the first steps, and the seconds of a step in their second half."""
-        seen, began, warm = [], 0.0, steps // 2
+        """The losses of the first steps, and the median seconds of a step in their second half."""
+        seen, seconds = [], []
         for step in range(steps):
-            if step == warm:
-                began = time.perf_counter()
+            began = time.perf_counter()
             seen.append(float(self.train(step)))
-        return {"losses": seen, "seconds": (time.perf_counter() - began) / (steps - warm)}
+            seconds.append(time.perf_counter() - began)
+        return {"losses": seen, "seconds": float(np.median(seconds[steps // 2 :]))}
 
     def race(self, **limits: Any) -> list[dict[str, Any]]:
         """Rows of `race.race`."""

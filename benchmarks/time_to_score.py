@@ -84,7 +84,7 @@ class Theirs:
         self.process.ask("setup", dtype=dtype, **self.options)
 
     def losses(self, steps: int) -> dict[str, Any]:
-        """The losses of the first steps, and the seconds of a step in their second half."""
+        """The losses of the first steps, and the median seconds of a step in their second half."""
         return self.process.ask("losses", steps=steps)
 
     def race(self, **limits: Any) -> list[dict[str, Any]]:
