@@ -105,7 +105,7 @@ class Ours:
         self.count = jax.jit(lambda state, batch: evaluate(state, batch)["counts"].sum(axis=0))
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Parameters and batch statistics as PyTorch names them."""
+        """Parameters, and batch statistics if any, as PyTorch names them."""
         state = jax.device_get(self.state)
         return torch_weights(state.params) | torch_weights(state.model_state.get("batch_stats", {}))
 

@@ -37,7 +37,7 @@ class Config:
     width: int = 16
     """Filters of the first level; four down-samplings."""
     norm: Literal["batch", "group", "none"] = "group"
-    """Normalisation of both networks; group is what train_cells takes on a CPU."""
+    """Normalisation of both networks; group is what train_cells takes."""
     batch: int = 8
     """Images a step."""
     patch: int = 256

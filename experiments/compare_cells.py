@@ -31,7 +31,7 @@ from unet_jax.logs import read_rows, write_json
 from unet_jax.models.cost import count_flop, count_parameters
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
-from unet_jax.workdir import check_workdir, open_workdir
+from unet_jax.workdir import check_workdir, config_of, open_workdir
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # what --models names: title, options of train_cells
     "classifier": ("CNN classifier, sliding", {"model": "Classifier"}),
@@ -86,7 +86,7 @@ def main(config: Config) -> int:
     if not config.models or any(name not in ROWS for name in config.models):
         raise ValueError(f"--models {' '.join(config.models)}: choose among {', '.join(ROWS)}")
     startup.check_least(config, repeats=1, patch=1, batch=1, window=1, epochs=1, minutes_each=0.01)
-    settings, there = dataclasses.asdict(config), (config.workdir / "config.json").exists()
+    settings, there = dataclasses.asdict(config), config_of(config.workdir) is not None
     check_workdir(config.workdir, settings, resume=there, may_change={"models", "repeats", "learning_curve", "workdir"})
     open_workdir(config.workdir, settings)
     test = split(open_named(config.data, say=print))["test"]
@@ -124,7 +124,7 @@ def train(run: train_cells.Config) -> int:
     if (run.workdir / "results.json").exists():
         return 0
     print(f"\n== {run.workdir.name}", flush=True)
-    return train_cells.main(dataclasses.replace(run, resume=(run.workdir / "config.json").exists()))
+    return train_cells.main(dataclasses.replace(run, resume=config_of(run.workdir) is not None))
 
 
 def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:

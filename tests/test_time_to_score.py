@@ -103,7 +103,8 @@ def test_race_without_a_peer(raced):
 
 
 @pytest.mark.slow
-def test_race_against_pytorch(config, capsys, monkeypatch):
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+def test_race_against_pytorch(config, norm, capsys, monkeypatch):
     python = os.environ.get("UNET_JAX_TORCH_PYTHON", sys.executable)
     if subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode:
         pytest.skip("no PyTorch: name a Python that has it with UNET_JAX_TORCH_PYTHON")
@@ -112,6 +113,6 @@ def test_race_against_pytorch(config, capsys, monkeypatch):
     from unet_jax.data.synthetic import SyntheticCells
 
     monkeypatch.setattr(score_ours, "open_named", lambda data, say: SyntheticCells(count=24, size=64))
-    assert time_to_score.main(dataclasses.replace(config, peer="pytorch", peer_python=python)) == 0
+    assert time_to_score.main(dataclasses.replace(config, norm=norm, peer="pytorch", peer_python=python)) == 0
     out = capsys.readouterr().out
     assert "PyTorch's time over ours" in out

@@ -97,7 +97,8 @@ def send(workdir: Path) -> None:
 def fetched(data: str | Path) -> Path:
     """The folder (or file) that `data` names, copied to this host first where it is in a bucket; others as they are.
 
-    What is here already, with the size that it has there, is not copied again. Raises FileNotFoundError.
+    What is here already, with the size that it has there, is not copied again; what is gone from there is deleted here.
+    Raises FileNotFoundError.
     """
     if not is_remote(data):
         return Path(data)

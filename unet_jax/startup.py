@@ -19,7 +19,7 @@ def prepare() -> None:
     """Set the environment that jax reads at its import: call this first, before anything imports jax.
 
     * One XLA device a core on a CPU: much of XLA:CPU runs on one thread, so a batch spread over the cores trains
-      half as fast again. What XLA_FLAGS already asks for is kept.
+      about twice as fast. What XLA_FLAGS already asks for is kept.
     * XLA:CPU schedules a program for little memory, not for operations side by side: the cores are busy with the batch
       anyway. A training step of the network of 2015 takes two fifths less scratch and a fifth less time.
     * Compiled programs are kept on disk, so that a second start skips the compilation. JAX_COMPILATION_CACHE_DIR names

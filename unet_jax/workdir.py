@@ -115,6 +115,9 @@ def config_of(workdir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): the run cannot be resumed, name a new --workdir") from error
+        raise ValueError(f"{path} is damaged ({error}): name a new --workdir") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged (it holds no options): name a new --workdir")
+    return found
