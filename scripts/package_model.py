@@ -29,7 +29,7 @@ from unet_jax import pretrained
 from unet_jax.data.named import open_named
 from unet_jax.data.source import Source, count_kinds, split
 from unet_jax.evaluating import score_source
-from unet_jax.hard_cases import PAIRS
+from unet_jax.hard_cases import APART, PAIRS
 from unet_jax.model_folder import CARD, PARAMETERS, read_model, write_model
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
@@ -178,7 +178,7 @@ def score(predictor: Predictor, test: Source) -> dict[str, Any]:
         return counts | {name: round(value, 4) for name, value in values.items()}
 
     objects, pixels, cases = found["objects"], found["pixels"], found["cases"]
-    rates = {name: cases[name]["rate"] for name in ("clear", "touching", "low_contrast", PAIRS)}
+    rates = {name: cases[name]["rate"] for name in ("clear", "touching", "low_contrast", PAIRS, APART)}
     return {
         "split": "test",
         "of": "the weights as they are here, in float16, pooled over the images; AP is TP / (TP + FP + FN)",

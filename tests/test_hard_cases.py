@@ -99,43 +99,56 @@ def found(rates):
 def test_cases_by_hand():
     image, truth = scene(noise=1)
     guess = np.where(truth == 4, 3, truth)  # 3 and 4 merged: 40 of 49 pixels are of 3, which is found; 4 is not
-    rates = hard_cases.count_cases(image, truth, matching.match(truth, guess, threshold=0.5))
+    rates = hard_cases.count_cases(image, truth, matching.overlap(truth, guess))
     sizes = {"area < 32": (0, 1), "area 32-63": (2, 2), "area 64-127": (1, 1)}
-    # Pairs 2-3 (both found) and 3-4 (one).
-    assert found(rates) == {"all": (3, 4), "clear": (1, 1), "touching": (2, 3), "touching_pairs": (1, 2), **sizes}
-    merged = hard_cases.count_cases(image, truth, matching.match(truth, (truth > 0) * 5, threshold=0.5))
-    assert found(merged)["touching_pairs"] == (0, 2)
+    pairs = {"touching_pairs": (1, 2), "pairs_apart": (1, 2)}  # 2-3, both found, and 3-4, one of them
+    assert found(rates) == {"all": (3, 4), "clear": (1, 1), "touching": (2, 3), **pairs, **sizes}
+    merged = hard_cases.count_cases(image, truth, matching.overlap(truth, (truth > 0) * 5))
+    assert found(merged)["touching_pairs"] == found(merged)["pairs_apart"] == (0, 2)
     both = hard_cases.concatenate([rates, merged]).summarise()
     assert both["touching_pairs"] == {"images": 2, "objects": 4, "found": 1, "rate": 0.25}
     assert both["low_contrast"]["rate"] is None
     assert json.loads(json.dumps(both)) == both
-    apart = hard_cases.count_cases(image, truth, matching.match(truth, guess, threshold=0.5), distance=1)
+    apart = hard_cases.count_cases(image, truth, matching.overlap(truth, guess), distance=1)
     assert found(apart)["touching"] == (2, 2)
 
 
 def test_low_contrast_images_have_no_clear_objects():
     image, truth = scene(noise=15)  # 1 is very bright, the others 20 above noise of 15
     assert 0.8 < hard_cases.separability(image, truth) < hard_cases.LOW_CONTRAST
-    rates = hard_cases.count_cases(image, truth, matching.match(truth, truth, threshold=0.5), area_edges=())
+    rates = hard_cases.count_cases(image, truth, matching.overlap(truth, truth), area_edges=())
     assert found(rates) == {
-        "all": (4, 4), "touching": (3, 3), "low_contrast": (4, 4), "touching_pairs": (2, 2), "any area": (4, 4)
+        "all": (4, 4), "touching": (3, 3), "low_contrast": (4, 4), "touching_pairs": (2, 2),
+        "pairs_apart": (2, 2), "any area": (4, 4),
     }  # fmt: skip
+
+
+def test_a_pair_is_apart_however_it_is_drawn():
+    image, truth = scene(noise=1)
+    guess = np.where(truth == 2, 7, 0)
+    guess[5:20, 34:42] = 8  # 3 and 4 within one that is far too large for either: 120 pixels, IoU 1/3
+    rates = found(hard_cases.count_cases(image, truth, matching.overlap(truth, guess)))
+    assert (rates["touching_pairs"], rates["pairs_apart"]) == ((0, 2), (1, 2))
+    guess[truth == 3] = 0  # no object holds 3, or exactly half of it
+    assert found(hard_cases.count_cases(image, truth, matching.overlap(truth, guess)))["pairs_apart"] == (0, 2)
+    guess[10:15, 34:38] = 9
+    assert found(hard_cases.count_cases(image, truth, matching.overlap(truth, guess)))["pairs_apart"] == (0, 2)
 
 
 def test_an_image_without_objects_has_no_rates():
     image, truth = scene(noise=1)
-    rates = hard_cases.count_cases(image, 0 * truth, matching.match(0 * truth, truth, threshold=0.5))
+    rates = hard_cases.count_cases(image, 0 * truth, matching.overlap(0 * truth, truth))
     assert not rates.total.any()
     assert all(case["rate"] is None for case in rates.summarise().values())
 
 
 def test_what_cannot_be_counted_is_refused():
     image, truth = scene(noise=1)
-    matches = matching.match(truth, truth, threshold=0.5)
+    overlap = matching.overlap(truth, truth)
     with pytest.raises(ValueError, match="other objects than the truth"):
-        hard_cases.count_cases(image, np.where(truth == 4, 5, truth), matches)
-    a, b = (hard_cases.count_cases(image, truth, matches, area_edges=edges) for edges in ((), (50,)))
-    assert b.names[-3:] == ("area < 50", "area >= 50", "touching_pairs")
+        hard_cases.count_cases(image, np.where(truth == 4, 5, truth), overlap)
+    a, b = (hard_cases.count_cases(image, truth, overlap, area_edges=edges) for edges in ((), (50,)))
+    assert b.names[-4:] == ("area < 50", "area >= 50", "touching_pairs", "pairs_apart")
     for parts in ([a, b], []):
         with pytest.raises(ValueError, match="same area edges"):
             hard_cases.concatenate(parts)

@@ -2,8 +2,9 @@
 
 Every case is taken from the image and the truth, never from the prediction. An object is found when it is matched at
 IoU >= 0.5. `touching` has a neighbour within 2 pixels; `low_contrast` lies in an image of low contrast; `clear` is
-neither; an object may be both of the first two. A pair of touching objects came out as two when both are found, which
-makes two predicted objects, for the matching is one to one.
+neither; an object may be both of the first two. Of pairs of touching objects two things are counted. `touching_pairs`:
+both are found, which makes two predicted objects, for the matching is one to one. `pairs_apart`: they came out as two,
+however well they are drawn: more than half of either lies in a predicted object, and not both in the same.
 """
 
 import itertools
@@ -15,13 +16,14 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, Shaped
 from scipy import ndimage
 
-from unet_jax.matching import Matches, objects
+from unet_jax.matching import Overlap, objects, pair
 
 TOUCHING = 2.0  # pixels between the nearest pixel centres of two objects: at most one pixel of ground between them
 RING = (2, 10)  # pixels from the nearest object, where its surroundings begin and end: past the blur, before the others
 LOW_CONTRAST = 0.96
 AREA_EDGES = (32, 64, 128, 256, 512, 1024, 2048)
-PAIRS = "touching_pairs"
+PAIRS, APART = "touching_pairs", "pairs_apart"
+FOUND = 0.5  # IoU from which an object counts as found
 RULE = "a case without an object has no rate (null); rates are pooled: found of all images over objects of all images"
 
 
@@ -71,24 +73,32 @@ class Cases:
     pairs: Int64[np.ndarray, "p 2"]
     separability: float
 
-    def count(self, matches: Matches) -> Rates:
-        """How many of them were found: rates of one row, `touching_pairs` the last case, which counts pairs.
+    def count(self, overlap: Overlap) -> Rates:
+        """How many of them were found: rates of one row, the last two cases of which count pairs.
 
         Args:
-            matches: of the same truth with a prediction, `matching.match(truth, prediction, threshold=0.5)`.
+            overlap: of the same truth with a prediction, `matching.overlap(truth, prediction)`.
 
         Raises:
-            ValueError: when the matches are of another truth.
+            ValueError: when the overlap is of another truth.
         """
-        if not np.array_equal(np.union1d(matches.truth, matches.missed), self.ids):
-            raise ValueError(
-                "the matches name other objects than the truth: match this image's truth, at threshold 0.5"
-            )
-        found = np.isin(self.ids, matches.truth)
+        if not np.array_equal(overlap.truth_ids, self.ids):
+            raise ValueError("the overlap names other objects than the truth: give that of this image's truth")
+        found = np.isin(self.ids, pair(overlap, threshold=FOUND).truth)
         counts = {name: (int((found & chosen).sum()), int(chosen.sum())) for name, chosen in self.members.items()}
         counts[PAIRS] = int(found[self.pairs].all(axis=-1).sum()), len(self.pairs)
+        one, other = _holders(overlap)[self.pairs].T
+        counts[APART] = int(((one >= 0) & (other >= 0) & (one != other)).sum()), len(self.pairs)
         table = np.array([list(counts.values())], np.int64)
         return Rates(tuple(counts), table[..., 0], table[..., 1])
+
+
+def _holders(overlap: Overlap) -> Int64[np.ndarray, " t"]:
+    """Which predicted object holds more than half of each true one, by its place; -1 for none."""
+    holders = np.full(len(overlap.truth_ids), -1)
+    most = 2 * overlap.shared > overlap.truth_areas[overlap.rows]
+    holders[overlap.rows[most]] = overlap.columns[most]
+    return holders
 
 
 def find_cases(
@@ -127,10 +137,10 @@ def find_cases(
 
 
 def count_cases(
-    image: Shaped[np.ndarray, "*s c"], truth: Integer[np.ndarray, "*s"], matches: Matches, **options: Any
+    image: Shaped[np.ndarray, "*s c"], truth: Integer[np.ndarray, "*s"], overlap: Overlap, **options: Any
 ) -> Rates:
     """`find_cases` and `Cases.count` in one; the options are those of `find_cases`."""
-    return find_cases(image, truth, **options).count(matches)
+    return find_cases(image, truth, **options).count(overlap)
 
 
 def touching_pairs(label: Integer[np.ndarray, "*s"], *, distance: float = TOUCHING) -> Int64[np.ndarray, "p 2"]:

@@ -13,7 +13,8 @@ from jaxtyping import Float64, Int64, Integer
 class Overlap:
     """IoU of every true object with every predicted one it shares a pixel with; all other pairs have IoU 0.
 
-    Ids ascend, areas are in pixels; pair k is of `truth_ids[rows[k]]` and `predicted_ids[columns[k]]`.
+    Ids ascend, areas are in pixels; pair k is of `truth_ids[rows[k]]` and `predicted_ids[columns[k]]`, which have
+    `shared[k]` pixels in common.
     """
 
     truth_ids: Int64[np.ndarray, " t"]
@@ -22,6 +23,7 @@ class Overlap:
     predicted_areas: Int64[np.ndarray, " p"]
     rows: Int64[np.ndarray, " k"]
     columns: Int64[np.ndarray, " k"]
+    shared: Int64[np.ndarray, " k"]
     iou: Float64[np.ndarray, " k"]
 
     @property
@@ -99,7 +101,7 @@ def overlap(truth: Integer[np.ndarray, "*s"], prediction: Integer[np.ndarray, ".
     codes, shared = np.unique(codes, return_counts=True)
     rows, columns = np.searchsorted(truth_ids, codes // base), np.searchsorted(predicted_ids, codes % base)
     iou = shared / (truth_areas[rows] + predicted_areas[columns] - shared)
-    return Overlap(truth_ids, truth_areas, predicted_ids, predicted_areas, rows, columns, iou)
+    return Overlap(truth_ids, truth_areas, predicted_ids, predicted_areas, rows, columns, shared, iou)
 
 
 def match(truth: Integer[np.ndarray, "*s"], prediction: Integer[np.ndarray, "..."], *, threshold: float) -> Matches:

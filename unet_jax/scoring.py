@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from unet_jax import hard_cases, matching, metrics, object_scores
 
-FOUND = 0.5  # IoU from which an object counts as found
 RULES = {
     "pooled": "the counts of all images added, then one ratio",
     "mean": "one ratio an image, then the mean over the images",
@@ -22,11 +21,13 @@ RULES = {
     "match": "objects are matched one to one at IoU >= the threshold: most matches, then most IoU (Hungarian method)",
     "empty_objects": object_scores.EMPTY_RULE,
     "touching": f"nearest pixels of two true objects at most {hard_cases.TOUCHING:g} pixels apart, centre to centre",
-    "touching_pairs": "a pair came out as two when both objects are found, each by an object of its own",
+    "touching_pairs": "of two touching objects both are found, each by an object of its own",
+    "pairs_apart": "two touching objects came out as two: more than half of either lies in a predicted object, and not "
+    "both in the same",
     "low_contrast": f"objects of images whose separability is below {hard_cases.LOW_CONTRAST}: the probability that a "
     "pixel of an object is brighter (or darker) than one of its surroundings, from image and truth alone",
     "clear": "objects that neither touch another nor lie in an image of low contrast",
-    "found": f"matched at IoU >= {FOUND}",
+    "found": f"matched at IoU >= {hard_cases.FOUND}",
     "empty_cases": hard_cases.RULE,
     "ignored": "pixels of the ignore value belong to nothing, in truth and prediction",
 }
@@ -117,8 +118,7 @@ class Truth:
         guess = read_as(prediction, kind, num_classes=self.num_classes, mask=self.mask)
         overlap = matching.overlap(self.reading.objects, guess.objects)
         pixels = metrics.count_pixels(self.reading.classes, guess.classes, num_classes=self.num_classes, mask=self.mask)
-        found = self.cases.count(matching.pair(overlap, threshold=FOUND))
-        return Scores(pixels[None], object_scores.count(overlap), found)
+        return Scores(pixels[None], object_scores.count(overlap), self.cases.count(overlap))
 
 
 def _size(array: np.ndarray) -> str:
@@ -166,7 +166,7 @@ def summarise(scores: Scores, *, kinds: Sequence[str] = (), classes: Sequence[st
 
 def per_image(scores: Scores) -> dict[str, np.ndarray]:
     """Columns of a table with a row an image; scores of pixels are means over the foreground classes."""
-    counts, at = scores.objects, scores.objects.thresholds.index(FOUND)
+    counts, at = scores.objects, scores.objects.thresholds.index(hard_cases.FOUND)
     ap = object_scores.average_precision(counts)
     cases = {name: (scores.cases.found[:, i], scores.cases.total[:, i]) for i, name in enumerate(scores.cases.names)}
     return {
@@ -184,5 +184,6 @@ def per_image(scores: Scores) -> dict[str, np.ndarray]:
         "touching_objects": cases["touching"][1],
         "touching_found": cases["touching"][0],
         "touching_pairs": cases[hard_cases.PAIRS][1],
-        "touching_pairs_kept_apart": cases[hard_cases.PAIRS][0],
+        "touching_pairs_found": cases[hard_cases.PAIRS][0],
+        "touching_pairs_apart": cases[hard_cases.APART][0],
     }

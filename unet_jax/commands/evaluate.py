@@ -100,7 +100,7 @@ def say(results: dict, output: Path) -> None:
         )
     print(f"pixels: IoU {pixels['iou_pooled']:.3f} pooled, {pixels['iou_mean']:.3f} mean over images")
     print(
-        f"touching pairs that came out as two: {share('touching_pairs')}; found: clear {share('clear')}, touching "
-        f"{share('touching')}, in low contrast {share('low_contrast')}"
+        f"touching pairs: {share('pairs_apart')} came out as two, of {share('touching_pairs')} both are found; "
+        f"found: clear {share('clear')}, touching {share('touching')}, in low contrast {share('low_contrast')}"
     )
     print(f"report: {output / 'report.html'}, {output / 'results.json'}, {output / 'per_image.csv'}")
