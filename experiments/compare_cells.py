@@ -27,6 +27,7 @@ from unet_jax import comparison, report, scoring, targets, training
 from unet_jax.data.named import open_named
 from unet_jax.data.pipeline import Normalised, eval_tiles
 from unet_jax.data.source import Source, split
+from unet_jax.hard_cases import APART
 from unet_jax.logs import read_rows, write_json
 from unet_jax.models.cost import count_flop, count_parameters
 from unet_jax.predicted import FromModel
@@ -43,6 +44,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # what --models names: title, o
     "resunet": ("ResUNet", {"model": "ResUNet"}),
     "transunet": ("TransUNet", {"model": "TransUNet"}),
     "unetr": ("UNETR", {"model": "UNETR"}),
+    "border": ("U-Net, border head", {"model": "UNet", "target": "border"}),
+    "distance": ("U-Net, distance head", {"model": "UNet", "target": "distance"}),
+    "flow": ("U-Net, flow head", {"model": "UNet", "target": "flow"}),
 }
 RECIPE = {  # what the teaching recipe gives, on its own images
     "classifier": "accuracy 78 %", "fcn": "IoU 0.65", "unet-plain": "IoU 0.87, Dice 0.91", "unet": "IoU 0.92",
@@ -70,7 +74,7 @@ class Config:
     widths: tuple[int, ...] | None = None
     """Filters of each level, the preset's when not given; the FCN has one more down-sampling, as in its paper."""
     target: str = "foreground"
-    """What all rows learn; foreground, as in the recipe, is all that classifier and FCN can say."""
+    """What the rows learn that name no head; foreground, as in the recipe, is all that the classifier can say."""
     patch: int = 256
     """Side of the training crop in pixels."""
     window: int = 32
@@ -143,8 +147,8 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
         "gflop": count_flop(predictor.model, shape) / 1e9, "epochs": len(log), "steps": log[-1]["step"],
         "images_per_second": comparison.rate([line["images_per_second"] for line in log[1:] or log]),
         **{k: scores["pixels"][k] for k in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean")},
-        "ap50": scores["objects"]["ap_pooled"]["0.50"],
-        **{case: scores["cases"][case]["rate"] for case in ("clear", "touching", "low_contrast")},
+        "ap50": scores["objects"]["ap_pooled"]["0.50"], "ap75": scores["objects"]["ap_pooled"]["0.75"],
+        **{case: scores["cases"][case]["rate"] for case in ("clear", "touching", "low_contrast", APART)},
         "accuracy": accuracy(predictor, test) if predictor.card["model"]["name"] == "Classifier" else None,
         "device": json.loads((folder / "results.json").read_text(encoding="utf-8"))["device"],
         "commit": predictor.card["commit"],
@@ -208,8 +212,10 @@ def notes(config: Config, rows: list[dict[str, Any]], images: int) -> list[str]:
     devices, commits = (", ".join(sorted({str(row[key]) for row in rows})) for key in ("device", "commit"))
     return [
         f"{images} test images, the same for all rows, as are the training images and the seeds; {budget} of training "
-        f"a run on {devices}; commit {commits}; target: {config.target}; with augmentation unless the row denies it.",
-        "Clear, touching, low contrast: share of such objects that were found (IoU ≥ 0.5). Parameters and GFLOP for "
+        f"a run on {devices}; commit {commits}; target: {config.target} unless the row names a head; with augmentation "
+        "unless the row denies it.",
+        "Clear, touching, low contrast: share of such objects that were found (IoU ≥ 0.5); pairs apart: "
+        "share of touching pairs that came out as two. Parameters and GFLOP for "
         f"one {config.patch}×{config.patch} image; images/s in training, the median over the epochs.",
         f"The classifier says of {config.window}×{config.window} windows whether they hold a cell: accuracy is the "
         "share of right verdicts, and its IoU that of the map with every window painted whole.",

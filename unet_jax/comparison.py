@@ -24,9 +24,11 @@ COLUMNS = {  # key of a row: its heading and the form of its mean
     "dice_pooled": ("Dice pooled", "{:.3f}"),
     "dice_mean": ("Dice mean", "{:.3f}"),
     "ap50": ("AP@.5", "{:.3f}"),
+    "ap75": ("AP@.75", "{:.3f}"),
     "clear": ("clear", "{:.1%}"),
     "touching": ("touching", "{:.1%}"),
     "low_contrast": ("low contrast", "{:.1%}"),
+    "pairs_apart": ("pairs apart", "{:.1%}"),
     "accuracy": ("accuracy", "{:.1%}"),
 }
 PANEL, GAP, NAMES = 200, 6, 190  # pixels
