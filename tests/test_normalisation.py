@@ -63,3 +63,11 @@ def test_each_channel_by_its_own_percentiles():
     for k in range(2):
         np.testing.assert_array_equal(apart[..., k : k + 1], Percentiles()(image[..., k : k + 1]))
     assert normalisation.from_spec(normalisation.to_spec(ChannelPercentiles(low=2.0))) == ChannelPercentiles(low=2.0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 5000])
+def test_percentiles_of_bytes_are_those_of_numpy(size):
+    for levels in (1, 2, 50, 256):
+        image = np.random.default_rng(size).integers(0, levels, (size, 1, 1)).astype(np.uint8)
+        shares = (0.0, 1.0, 33.3, 50.0, 99.8, 100.0)
+        np.testing.assert_allclose(normalisation._percentiles(image, shares), np.percentile(image, shares), atol=1e-9)

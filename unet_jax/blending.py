@@ -159,9 +159,12 @@ class _Canvas:
 
     def add(self, origin: tuple[int, ...], values: np.ndarray) -> Iterator[Band]:
         """Take one tile; yield the band that is complete when it was the last of its row."""
+        here = tuple(slice(max(-o, 0), min(n - o, p)) for o, n, p in zip(origin, self.size, self.patch, strict=True))
+        if all(len(origins) == 1 for origins in self.origins):  # the only tile: nothing to blend with
+            yield Band(self.number, self.size, 0, self.size[0], values[here])
+            return
         if self._rows is None:
             self._rows = np.zeros((self.patch[0], *self.size[1:], values.shape[-1]), np.float32)
-        here = tuple(slice(max(-o, 0), min(n - o, p)) for o, n, p in zip(origin, self.size, self.patch, strict=True))
         there = tuple(slice(s.start + o, s.stop + o) for s, o in zip(here[1:], origin[1:], strict=True))
         share: np.ndarray = np.ones((), np.float32)
         for axis, (o, part) in enumerate(zip(origin, here, strict=True)):

