@@ -39,7 +39,7 @@ from unet_jax.logs import plain
 from unet_jax.loop import Budget, Position
 from unet_jax.model_folder import read_model
 from unet_jax.models import to_spec
-from unet_jax.prediction import Predictor, count_foreground
+from unet_jax.prediction import Predictor
 from unet_jax.scorecard import draw, facts_of, summary, write_results
 from unet_jax.session import opened, run_training
 from unet_jax.startup import say, say_device

@@ -193,7 +193,7 @@ def limits(card: Mapping[str, Any]) -> list[str]:
     data, kinds = card["data"], card["scores"]["by_kind"]
     found = [
         f"objects of other sizes: those it was taught were {data['diameter']['5 %']:g} to {data['diameter']['95 %']:g} "
-        "pixels across (nine in ten of them): scale the images first"
+        "pixels across (nine in ten of them): --zoom 2 enlarges images whose objects are half as wide"
     ]
     if least := card.get("separation", {}).get("min_area"):
         found.append(

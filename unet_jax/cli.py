@@ -37,6 +37,9 @@ class Predict:
     """Share of a tile that its neighbour covers too; 0.5 is slower, and hides seams even better."""
     batch: int = 8
     """Tiles at a time; fewer need less memory."""
+    zoom: float = 1.0
+    """Enlarge images so many times for the network, where their objects are smaller than those it was trained on;
+    below 1 where they are larger. Results are of the images as they are."""
     threshold: float | None = None
     """Probability from which a pixel belongs to an object; the model's own, else 0.5."""
     instances: bool = True
@@ -71,7 +74,8 @@ def predict(config: Predict) -> int:
     if warning := startup.unseen_accelerator(jax.default_backend()):
         print(warning, file=sys.stderr)
     tile = None if config.tile is None else (config.tile, config.tile)
-    predictor = Predictor.load(config.model, tile=tile, overlap=config.overlap, batch=config.batch, tta=config.tta)
+    seen = {"tile": tile, "overlap": config.overlap, "batch": config.batch, "tta": config.tta, "zoom": config.zoom}
+    predictor = Predictor.load(config.model, **seen)
     names = [field.name for field in dataclasses.fields(Wanted) if field.name not in ("spread", "instances")]
     wanted = Wanted(
         spread=config.probabilities and predictor.has_spread,

@@ -55,6 +55,7 @@ def model_or_folder(
     predictions: Path | None,
     threshold: float | None = None,
     tta: bool = False,
+    zoom: float = 1.0,
 ) -> FromModel | FromFolder:
     """Predictions of the images of `part`, by the model in a folder, or from a folder of label images.
 
@@ -65,6 +66,7 @@ def model_or_folder(
         predictions: folder of label images, where `model` is None.
         threshold: of the foreground; None takes the card's, else 0.5.
         tta: average over eight views.
+        zoom: how many times larger the network sees the images.
 
     Raises:
         FileNotFoundError, ValueError: see `Predictor.load` and `FromFolder`; a model of fewer classes than the labels.
@@ -72,7 +74,7 @@ def model_or_folder(
     known = int(getattr(source, "classes", 2)) if source.label_kind == "classes" else 2
     if model is None:
         return FromFolder(Path(predictions or "."), (part[i] for i in range(len(part))), num_classes=known)
-    predictor = Predictor.load(model, tta=tta)
+    predictor = Predictor.load(model, tta=tta, zoom=zoom)
     of_model = len(predictor.card["classes"]) if known > 2 else 2
     if 2 < of_model < known:
         raise ValueError(

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int, Integer
+from jaxtyping import Int, Int64, Integer
 
 from unet_jax import metrics, parallel
 from unet_jax.data.pipeline import eval_tiles
 from unet_jax.data.source import Source
+from unet_jax.prediction import Predictor
 from unet_jax.training import State
 
 
@@ -71,3 +72,14 @@ def _paste(whole: np.ndarray, tile: np.ndarray, owned: np.ndarray, origin: np.nd
     here = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
     there = tuple(slice(a, b) for a, b in zip(first + origin, last + origin, strict=True))
     whole[there] = tile[here]
+
+
+def count_foreground(predictor: Predictor, source: Source) -> Int64[np.ndarray, "n 2 2"]:
+    """Confusion counts of background and object at one half, of every image of a normalised source."""
+    samples = [source[i] for i in range(len(source))]
+    return np.stack(
+        [
+            metrics.count_pixels((s["label"] > 0) * 1, (p.foreground >= 0.5) * 1, num_classes=2, mask=s["mask"])
+            for s, p in zip(samples, predictor.run(s["image"] for s in samples), strict=True)
+        ]
+    )

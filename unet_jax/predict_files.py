@@ -71,7 +71,7 @@ def predict_files(
     settings = {
         "model": predictor.fingerprint, "tile": predictor.input_size, "overlap": predictor.overlap,
         "tta": predictor.tta, "threshold": threshold, "instances": wanted.instances,
-        "separation": predictor.separation,
+        "separation": predictor.separation, "zoom": predictor.zoom,
     }  # fmt: skip
     maps = AttentionMaps(predictor) if wanted.attention else None
     run = _Run(predictor, Results(folder, wanted, settings), threshold, Report(), images, tiles, maps)
@@ -117,7 +117,9 @@ class _Run:
             self.images(0, len(found))
             for item in found:
                 is_large = in_bands and reader.pixels(item) > STREAM_PIXELS
-                if self.results.missing(item.name, self.form(item, large=is_large)):
+                if self.predictor.zoom != 1 and reader.pixels(item) * self.predictor.zoom**2 > STREAM_PIXELS:
+                    self.fail(item, ValueError("too large to be zoomed in memory: scale the file, or leave out --zoom"))
+                elif self.results.missing(item.name, self.form(item, large=is_large)):
                     (large if is_large else small).append(item)
                 else:
                     self.report.kept.append(item.name)

@@ -32,7 +32,7 @@ class FromModel:
         self.facts = {
             "model": predictor.fingerprint, "head": predictor.card.get("head", "classes"),
             "separation": {**predictor.separation, "threshold": self.threshold}, "tta": predictor.tta,
-            "tile": list(predictor.input_size), "overlap": predictor.overlap,
+            "zoom": predictor.zoom, "tile": list(predictor.input_size), "overlap": predictor.overlap,
         }  # fmt: skip
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """From a trained model, or several, to class probabilities for images of any size."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8
 
-from unet_jax import ensemble, heads, metrics, parallel
+from unet_jax import ensemble, heads, parallel, zoom
 from unet_jax.blending import Apply, Band, Count, Rows, blend, uncounted, whole
 from unet_jax.data import normalisation
-from unet_jax.data.source import Source
 from unet_jax.instances import separate_foreground
 from unet_jax.model_folder import check_shapes, fingerprint, read_model, write_model
 from unet_jax.models import from_spec
@@ -34,6 +34,8 @@ class Predictor:
         overlap: share of a tile that its neighbour covers too.
         batch: tiles the network sees at a time, views of test-time augmentation included (at least one tile's eight).
         tta: average over eight flips and turns, which also gives `spread`; eight times the work.
+        zoom: how many times larger than it is the network sees an image, for objects smaller than those it was trained
+            on; below 1 for larger ones. The prediction is of the image as it is.
         others: further models, whose values are averaged with this one's, which also gives `spread`; of the same
             channels, classes, head and tile.
     """
@@ -44,12 +46,14 @@ class Predictor:
     overlap: float = 0.25
     batch: int = 8
     tta: bool = False
+    zoom: float = 1.0
     others: tuple["Predictor", ...] = ()
 
     def __post_init__(self):
         """Raises ValueError for options that cannot be, and for cards, variables and tile that do not go together."""
         if not 0 <= self.overlap < 1 or self.batch < 1:
             raise ValueError(f"overlap {self.overlap}, batch {self.batch}: choose 0 <= overlap < 1 and batch >= 1")
+        zoom.check(self.zoom)
         self.normalisation  # noqa: B018 - checks the card
         if self.tta and len(set(self.input_size)) != 1:
             raise ValueError(f"a tile of {self.input_size} pixels cannot be turned: choose equal sides, or no tta")
@@ -63,7 +67,7 @@ class Predictor:
     def load(cls, folder: str | Path | Sequence[str | Path], *, which: str = "best", **options: Any) -> "Predictor":
         """The model in a folder (see `model_folder.read_model`), or the mean of those in several.
 
-        Options are the fields `tile` to `tta`; several models take the first one's tile when it is not given.
+        Options are the fields `tile` to `zoom`; several models take the first one's tile when it is not given.
         """
         folders = [folder] if isinstance(folder, str | Path) else list(folder)
         if not folders:
@@ -92,13 +96,22 @@ class Predictor:
 
     def run(self, images: Iterable[Rows], *, count: Count = uncounted) -> Iterator[Prediction]:
         """Predict images that went through `prepare`, in order; their tiles, which `count` counts, share batches."""
-        for values in whole(self.bands(images, count=count)):
-            spread = values[..., -1] if self.has_spread else None
-            yield Prediction(self.probabilities(values), tuple(self.card["classes"]), spread, self.values(values))
+        sizes: deque[tuple[int, ...]] = deque()
+
+        def seen() -> Iterator[Rows]:
+            for image in images:
+                sizes.append(tuple(image.shape[:-1]))
+                yield image if self.zoom == 1 else zoom.zoomed(image[:], self.zoom)
+
+        for values in whole(self.bands(seen(), count=count)):
+            here = zoom.values_at(values, sizes.popleft())
+            spread = here[..., -1] if self.has_spread else None
+            yield Prediction(self.probabilities(here), tuple(self.card["classes"]), spread, self.values(values))
 
     def objects(self, prediction: Prediction, **options: float) -> Int32[np.ndarray, "*s"]:
         """Label image of a prediction: ids 1..n of its objects; `options` as in `separate`."""
-        return self.separate(prediction.probabilities if prediction.values is None else prediction.values, **options)
+        values = prediction.probabilities if prediction.values is None else prediction.values
+        return zoom.label_at(self.separate(values, **options), prediction.probabilities.shape[:-1])
 
     def separate(self, values: Float32[np.ndarray, "*s v"], **options: float) -> Int32[np.ndarray, "*s"]:
         """Objects from `values`, by the head of the card, with the card's options or these in their place.
@@ -239,17 +252,6 @@ class Predictor:
             return average(found) if self.has_spread else found[0]
 
         return apply
-
-
-def count_foreground(predictor: Predictor, source: Source) -> Int64[np.ndarray, "n 2 2"]:
-    """Confusion counts of background and object at one half, of every image of a normalised source."""
-    samples = [source[i] for i in range(len(source))]
-    return np.stack(
-        [
-            metrics.count_pixels((s["label"] > 0) * 1, (p.foreground >= 0.5) * 1, num_classes=2, mask=s["mask"])
-            for s, p in zip(samples, predictor.run(s["image"] for s in samples), strict=True)
-        ]
-    )
 
 
 def export_model(predictor: Predictor, folder: str | Path, *, dtype: str = "float16") -> None:

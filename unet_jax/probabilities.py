@@ -10,7 +10,8 @@ from jaxtyping import Float32, UInt8
 class Prediction:
     """Probabilities of one image: (*S, K), K = 1 (of the object class) or one a class, the background first.
 
-    `values` (*S, V) is what the model's head tells of objects (see `heads`): for a model of plain classes the same.
+    `values` (*T, V) is what the model's head tells of objects (see `heads`): for a model of plain classes the same; of
+    the size at which the network saw the image (see `zoom`).
 
     `spread` (*S) is the standard deviation over what was averaged, the eight views of test-time augmentation or several
     models, or both; that of the class in which it is largest. None where nothing was.
@@ -19,7 +20,7 @@ class Prediction:
     probabilities: Float32[np.ndarray, "*s k"]
     classes: tuple[str, ...]
     spread: Float32[np.ndarray, "*s"] | None = None
-    values: Float32[np.ndarray, "*s v"] | None = None
+    values: Float32[np.ndarray, "*t v"] | None = None
 
     @property
     def foreground(self) -> Float32[np.ndarray, "*s"]:

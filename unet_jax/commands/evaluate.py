@@ -29,6 +29,8 @@ class Evaluate:
     """Score also images spoiled by noise, blur, low contrast, JPEG blocks and uneven light; 26 times the work."""
     tta: bool = False
     """Average over eight flips and turns of every image."""
+    zoom: float = 1.0
+    """Enlarge images so many times for the network: see unet-jax predict."""
     threshold: float | None = None
     """Probability from which a pixel belongs to an object; the model's own, else 0.5."""
     label_kind: Literal["instances", "binary", "classes"] | None = None
@@ -52,8 +54,9 @@ def evaluate(config: Evaluate) -> int:
     source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore)
     part = part_of(source, config.split)
     predicted = model_or_folder(
-        source, part, model=config.model, predictions=config.predictions, threshold=config.threshold, tta=config.tta
-    )
+        source, part, model=config.model, predictions=config.predictions, threshold=config.threshold, tta=config.tta,
+        zoom=config.zoom,
+    )  # fmt: skip
     options = Options(config.data, config.split, config.robustness, config.seed, config.model, command(config))
     with tqdm(total=len(part) * (26 if config.robustness else 1), unit="image", disable=None) as bar:
         results = evaluate_source(part, predicted, config.output, options, tick=bar.update)
@@ -66,8 +69,8 @@ def check(config: Evaluate) -> None:
     if (config.model is None) == (config.predictions is None):
         both = "both --model and --predictions are" if config.model else "neither --model nor --predictions is"
         raise ValueError(f"{both} given: name the folder of a model, or that of label images to score")
-    if config.predictions and (config.robustness or config.tta or config.threshold is not None):
-        raise ValueError("--robustness, --tta and --threshold need a model that can predict: give --model")
+    if config.predictions and (config.robustness or config.tta or config.zoom != 1 or config.threshold is not None):
+        raise ValueError("--robustness, --tta, --zoom and --threshold need a model that can predict: give --model")
     if config.threshold is not None and not 0 < config.threshold < 1:
         raise ValueError(f"--threshold {config.threshold}: choose a probability between 0 and 1")
     if (config.output / "results.json").exists() and not config.overwrite:
