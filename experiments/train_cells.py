@@ -32,7 +32,7 @@ from unet_jax.data.named import open_named
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
 from unet_jax.data.source import Source, describe_split, fewer, split
 from unet_jax.dry_run import describe
-from unet_jax.evaluation import evaluate, validation_row
+from unet_jax.evaluation import count_foreground, evaluate, validation_row
 from unet_jax.folds import keep, rules, run_folds, split_fold
 from unet_jax.heads import HEADS
 from unet_jax.logs import plain
