@@ -30,6 +30,7 @@ from unet_jax.prediction import Predictor
 from unet_jax.scoring import summarise
 
 NAME = "own-"  # before an image's name, which deals the images anew
+CROPS = 200  # an epoch
 COLUMNS = {"ap50": "AP@.5", "ap75": "AP@.75", "apart": "pairs apart", "iou": "IoU"}
 
 
@@ -65,7 +66,8 @@ def main(config: Config) -> int:
         for init in (config.init, None):
             run = config.workdir / "runs" / f"{count}-from-{Path(init or 'nothing').name}"
             if not (run / "results.json").exists():
-                options = {"init": init, "train_images": count, "max_minutes": config.minutes_each, "tta": False}
+                options = {"init": init, "train_images": count, "crops": CROPS, "tta": False}
+                options["max_minutes"] = config.minutes_each
                 print(f"\n== {run.name}", flush=True)
                 if code := train_cells.main(train_cells.Config(workdir=run, data=str(folder), **options)):
                     return code

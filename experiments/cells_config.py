@@ -49,6 +49,9 @@ class Config:
     """Architecture, by its name in `unet-jax models`."""
     window: int = 32
     """Side in pixels of what the model Classifier gives one verdict on."""
+    crops: int | None = None
+    """Training crops an epoch; one an image, several of a large one, when not given. A few images are better gone
+    through several times before they are scored."""
     train_images: int | None = None
     """Train on that many of the training images only; a larger choice holds every smaller one."""
     folds: int | None = None
@@ -127,7 +130,7 @@ def resolve(config: Config, backend: str) -> Config:
     options = {"preset": preset, "workdir": workdir, "dtype": dtype, "fold": one_fold(config.folds, config.fold)}
     config = dataclasses.replace(with_preset(config, PRESETS[preset]), **options)
     startup.check_least(config, epochs=1, batch=1, accumulate=1, patch=1, patience=1, seed=0, skip_nonfinite=0)
-    startup.check_least(config, learning_rate=1e-9, max_minutes=0.01)
+    startup.check_least(config, learning_rate=1e-9, max_minutes=0.01, crops=1)
     startup.check_shares(config, "dropout", "refine")
     if config.batch % config.accumulate:
         raise ValueError(f"--accumulate {config.accumulate} does not divide --batch {config.batch} into equal parts")

@@ -48,6 +48,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # what --models names: title, o
     "distance": ("U-Net, distance head", {"model": "UNet", "target": "distance"}),
     "flow": ("U-Net, flow head", {"model": "UNet", "target": "flow"}),
 }
+FEW = 200  # crops an epoch of the learning curve, whatever the number of images
 RECIPE = {  # what the teaching recipe gives, on its own images
     "classifier": "accuracy 78 %", "fcn": "IoU 0.65", "unet-plain": "IoU 0.87, Dice 0.91", "unet": "IoU 0.92",
 }  # fmt: skip
@@ -197,11 +198,11 @@ def learning_curve(config: Config, test: Source) -> int:
     for count in config.learning_curve:
         for name, on in (("with", True), ("without", False)):
             folder = config.workdir / "runs" / f"unet-{count}-images-{name}"
-            if code := train(train_config(config, "unet", folder, augment=on, train_images=count)):
+            if code := train(train_config(config, "unet", folder, augment=on, train_images=count, crops=FEW)):
                 return code
             curves.setdefault(count, {})[name] = read_rows(folder / "metrics.jsonl")
             scores.setdefault(count, {})[name] = score(folder, test, f"{count} images, {name}", 0)["iou_pooled"]
-    comparison.draw_learning_curves(curves, config.workdir / "learning_curve.png", test=scores)
+    comparison.draw_learning_curves(curves, config.workdir / "learning_curve.png", test=scores, crops=FEW)
     return 0
 
 

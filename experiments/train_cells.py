@@ -52,6 +52,7 @@ LOSSES = {
     "focal": losses.focal,
     "dice+bce": losses.weighted_sum((1.0, losses.dice), (1.0, losses.cross_entropy)),
 }
+SHORT = 10  # steps
 
 
 def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.GradientTransformation, Any, Any]:
@@ -110,8 +111,8 @@ def train(config: Config) -> int:
         parts["train"] = fewer(parts["train"], config.train_images)
     announce(config, parts)
     crops = visits(parts["train"], patch=patch)
-    say(f"an epoch is {len(crops)} crops of {config.patch}×{config.patch}; large images give several")
-    steps = steps_per_epoch(len(crops), config.batch)
+    steps = steps_per_epoch(config.crops or len(crops), config.batch)
+    say(length_of_epoch(config, len(crops), steps))
     model, optimizer, step, eval_step = compose(config, config.epochs * steps)
     state = training.init_state(model, optimizer, (*patch, source.channels), seed=config.seed)
     card = make_card(config, model, source)
@@ -164,6 +165,16 @@ def announce(config: Config, parts: dict[str, Source]) -> None:
     say(f"workdir: {config.workdir}")
     if parts["train"].label_kind == "classes":
         say("the masks hold classes: every class but 0 is learnt as cell")
+
+
+def length_of_epoch(config: Config, crops: int, steps: int) -> str:
+    """What an epoch is, and what to do about one that is too short; `crops` show every training image once."""
+    words = f"an epoch is {config.crops or crops} crops of {config.patch}×{config.patch}"
+    if config.crops is not None:
+        return f"{words}, so that every image is seen {config.crops / crops:.1f} times"
+    if steps < SHORT:
+        return f"{words}, {steps} steps: scoring takes much of the time; --crops 200 scores less often"
+    return f"{words}; large images give several"
 
 
 def make_card(config: Config, model: nn.Module, source: Normalised) -> dict[str, Any]:

@@ -84,6 +84,6 @@ def test_learning_curves_are_drawn(tmp_path):
     rows = [{"epoch": e, "train_loss": 1 / e, "val_loss": 1 / e + 0.1 * e} for e in range(1, 6)]
     runs = {count: {"with": rows, "without": rows[:3]} for count in (16, 64)}
     test = {count: {"with": 0.8, "without": 0.7} for count in runs}
-    comparison.draw_learning_curves(runs, tmp_path / "curve.png", test=test)
+    comparison.draw_learning_curves(runs, tmp_path / "curve.png", test=test, crops=200)
     with Image.open(tmp_path / "curve.png") as picture:
         assert np.ptp(np.asarray(picture)) > 100

@@ -249,7 +249,7 @@ def test_presets_fill_in_what_was_not_said():
 
 def test_less_memory_on_request_and_a_profile(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
-    options = {"remat": True, "accumulate": 2, "profile": True, "tta": True, "augment": False}
+    options = {"remat": True, "accumulate": 2, "profile": True, "tta": True, "augment": False, "crops": 24}
     frugal = dataclasses.replace(config(folder, workdir, **options), epochs=2)
     assert train_cells.main(frugal) == 0
     out = capsys.readouterr().out
@@ -258,7 +258,9 @@ def test_less_memory_on_request_and_a_profile(folder, tmp_path, capsys):
     assert results["test_eight_views"]["images"] == results["test"]["images"]
     assert f"eight views (--tta): IoU {results['test_eight_views']['iou_pooled']:.4f} pooled" in out
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert "an epoch is 24 crops of 40×40, so that every image is seen 1.5 times" in out
     traced = rows[-1]["step"] - 5  # the run ends before fifteen steps
+    assert traced == 2 * 24 // 4 - 5
     assert f"profile of {traced} steps: {workdir / 'profile'}" in out
     assert list((workdir / "profile").glob("plugins/profile/*/*.trace.json.gz"))
     with pytest.raises(ValueError, match="--accumulate 3 does not divide --batch 4 into equal parts"):

@@ -11,6 +11,7 @@ import numpy as np
 
 from unet_jax import page
 from unet_jax.figures import BLUE, DPI, INK, VERMILLION, dress, save_figure
+from unet_jax.hard_cases import APART
 from unet_jax.logs import replacing
 from unet_jax.pictures import PREDICTION, TRUTH, error_map, field_of_view, for_display, magnified, overlay
 
@@ -28,7 +29,7 @@ COLUMNS = {  # key of a row: its heading and the form of its mean
     "clear": ("clear", "{:.1%}"),
     "touching": ("touching", "{:.1%}"),
     "low_contrast": ("low contrast", "{:.1%}"),
-    "pairs_apart": ("pairs apart", "{:.1%}"),
+    APART: ("pairs apart", "{:.1%}"),
     "accuracy": ("accuracy", "{:.1%}"),
 }
 PANEL, GAP, NAMES = 200, 6, 190  # pixels
@@ -140,6 +141,7 @@ def draw_learning_curves(
     path: Path,
     *,
     test: Mapping[int, Mapping[str, float]],
+    crops: int,
 ) -> None:
     """Draw loss by epoch, a panel a number of training images, and the test IoU by that number on the right.
 
@@ -147,6 +149,7 @@ def draw_learning_curves(
         runs: number of images to "with" and "without" augmentation to metrics rows.
         path: of the PNG.
         test: the same to the IoU on the test images.
+        crops: of an epoch.
     """
     from matplotlib.figure import Figure
 
@@ -155,7 +158,7 @@ def draw_learning_curves(
     colours = {"with": BLUE, "without": VERMILLION}
     top = max(row["val_loss"] for pair in runs.values() for rows in pair.values() for row in rows)
     for axes, (count, pair) in zip(panels, runs.items(), strict=False):
-        dress(axes, title=f"{count} images", x="epoch", y="loss")
+        dress(axes, title=f"{count} images", x=f"epoch of {crops} crops", y="loss")
         for name, rows in pair.items():
             epoch = [row["epoch"] for row in rows]
             for words, key, style in (("training", "train_loss", (0, (2, 1.5))), ("validation", "val_loss", "-")):

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ def follow(
     Args:
         flow: (*S, r), one component an axis of S, at most about a pixel long.
         inside: (*S), N pixels of which are followed.
-        doublings: 7 for a way of at most 128 pixels.
+        doublings: 7 for a way of at most 128 pixels; 3, of 8, is enough to tell small objects apart.
 
     Returns:
         (N, r), in the order of `np.argwhere(inside)`.
@@ -40,17 +39,17 @@ def follow(
     way, place = np.zeros((2, rows, inside.ndim), np.float32)
     way[1 : count + 1], place[1 : count + 1] = flow[inside], places
     shape = np.array(inside.shape, np.int32)
-    return np.asarray(_whole_way(way, place, number, shape, doublings=doublings))[1 : count + 1]
+    return np.asarray(_whole_way(way, place, number, shape, np.int32(doublings)))[1 : count + 1]
 
 
 def _rounded(count: int) -> int:
     return max(_LEAST, 1 << (count - 1).bit_length())
 
 
-@partial(jax.jit, static_argnames="doublings")
+@jax.jit
 def _whole_way(
     way: Float32[Array, "n r"], place: Float32[Array, "n r"], number: Int32[Array, " g"], shape: Int32[Array, " r"],
-    *, doublings: int,
+    doublings: Int32[Array, ""],
 ) -> Float32[Array, "n r"]:  # fmt: skip
     """The way of each pixel from its first step; `number` is the row of each pixel of the image, 0 for none."""
     rank = way.shape[1]

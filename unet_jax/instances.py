@@ -127,17 +127,20 @@ def separate_flow(
     flow: Float[np.ndarray, "*s n"],
     *,
     threshold: float = 0.5,
+    doublings: int = 7,
     sigma: float = 1.0,
     saddle: float = 0.5,
     min_votes: float = 5.0,
     min_area: int = 0,
 ) -> Label:
-    """Each foreground pixel follows the flow (see `flows.follow`) and votes for the place where it comes to rest.
+    """Each foreground pixel follows the flow (see `flows.follow`) and votes for the place where it arrives.
 
     Args:
         foreground: (*S) probability.
         flow: (*S, n) direction to the centre of the object, at most about a pixel long, one component an axis of S.
         threshold: pixels at or above it are foreground.
+        doublings: 2**doublings steps are gone. Fewer than lead to the centre keep neighbours apart whose flows run into
+            one another, and split objects much longer than the way.
         sigma: of the Gaussian that smooths the votes; this, `saddle`, `min_votes`, `min_area` as in `separate_offset`.
         saddle: what parts two crowds.
         min_votes: that make a crowd.
@@ -150,7 +153,7 @@ def separate_flow(
 
     inside = foreground >= threshold
     votes = {"sigma": sigma, "saddle": saddle, "min_votes": min_votes}
-    return _finish(_elected(inside, follow(flow, inside), **votes), min_area)
+    return _finish(_elected(inside, follow(flow, inside, doublings=doublings), **votes), min_area)
 
 
 def _elected(inside: np.ndarray, way: np.ndarray, **votes: float) -> np.ndarray:
