@@ -28,7 +28,6 @@ def test_an_image_keeps_its_edges_and_its_mean():
     small = zoom.zoomed(image, 0.5)
     assert small.shape == (5, 6, 2)
     np.testing.assert_allclose(small.mean(axis=(0, 1)), [50, 100], atol=1)
-    assert zoom.zoomed(image, 1) is image
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.5])

@@ -8,8 +8,6 @@ LEAST, MOST = 0.1, 10.0
 
 def zoomed(image: UInt8[np.ndarray, "*s c"], zoom: float) -> UInt8[np.ndarray, "*t c"]:
     """The image at `zoom` times its size along each axis, rounded; linear between pixels, smoothed when it shrinks."""
-    if zoom == 1:
-        return image
     size = tuple(max(1, round(n * zoom)) for n in image.shape[:-1])
     return np.rint(_resize(image, (*size, image.shape[-1]), smooth=zoom < 1)).astype(np.uint8)
 
