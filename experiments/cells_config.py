@@ -45,8 +45,8 @@ class Config:
     target: Literal["auto", "foreground", "border", "distance", "flow"] = "auto"
     """What tells touching objects apart, see unet_jax/heads.py; auto: flow where the masks number the objects, which
     all but foreground need."""
-    model: str = "UNet"
-    """Architecture, by its name in `unet-jax models`."""
+    model: str | None = None
+    """Architecture, by its name in `unet-jax models`; that of --init, or UNet, when not given."""
     window: int = 32
     """Side in pixels of what the model Classifier gives one verdict on."""
     crops: int | None = None
@@ -68,7 +68,9 @@ class Config:
     dropout: float = 0.0
     """Share of features dropped at the two deepest levels; 0.3 to 0.5 helps when there are few images."""
     upsample: Literal["transpose", "resize"] = "transpose"
-    """Up-convolution as in the 2015 paper, or repeat and convolve, which leaves no checkerboard."""
+    """Up-convolution as in the 2015 paper, or repeat and convolve, which leaves no checkerboard; of the UNet."""
+    deep_supervision: bool | None = None
+    """Score what the decoder's coarser levels say too, while training; of UNet (off) and UNetPP (on)."""
     augment: bool = True
     """Flips, turns, rotation, scale, elastic deformation, brightness, contrast, gamma, noise and blur."""
     refine: float | None = None
@@ -104,10 +106,12 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
+        "model": "UNet",
         "epochs": 60, "max_minutes": 9.0, "widths": (16, 32, 64, 128, 256), "loss": "dice+bce", "norm": "group",
         "learning_rate": 2e-3, "schedule": "cosine", "refine": 0.25,
     },
     "paper": {
+        "model": "UNet",
         "epochs": 100, "max_minutes": None, "widths": (64, 128, 256, 512, 1024), "loss": "dice", "norm": "group",
         "learning_rate": 1e-4, "schedule": "constant", "refine": 0.0,
     },
@@ -128,13 +132,18 @@ def resolve(config: Config, backend: str) -> Config:
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")
     options = {"preset": preset, "workdir": workdir, "dtype": dtype, "fold": one_fold(config.folds, config.fold)}
+    given = config.widths is not None
     config = dataclasses.replace(with_preset(config, PRESETS[preset]), **options)
+    if config.model == "FCN" and not given:
+        config = dataclasses.replace(config, widths=deeper(config.widths))
     startup.check_least(config, epochs=1, batch=1, accumulate=1, patch=1, patience=1, seed=0, skip_nonfinite=0)
     startup.check_least(config, learning_rate=1e-9, max_minutes=0.01, crops=1)
     startup.check_shares(config, "dropout", "refine")
     if config.batch % config.accumulate:
         raise ValueError(f"--accumulate {config.accumulate} does not divide --batch {config.batch} into equal parts")
     check_size((config.patch, config.patch), config.widths, "SAME")
+    if config.model == "Classifier":
+        check_window(config)
     if config.parallel == "pmap" and (config.dry_run or config.accumulate > 1 or "space" in (config.mesh or "")):
         raise ValueError(
             "--parallel pmap splits the batch alone: leave out space=M, --accumulate and --dry-run, or take jit"
@@ -144,6 +153,21 @@ def resolve(config: Config, backend: str) -> Config:
     if not config.topology:
         choose_mesh(config)
     return config
+
+
+def deeper(widths: tuple[int, ...]) -> tuple[int, ...]:
+    """One level more at the bottom: the FCN fuses the strides 32, 16 and 8 where the others come down by 16."""
+    return (*widths[:-1], *widths[-2:])
+
+
+def check_window(config: Config) -> None:
+    """ValueError for a window of the Classifier that does not tile the patch, or that its levels do not divide."""
+    parts = 2 ** (len(config.widths) - 1)
+    if config.window < 1 or config.patch % config.window or config.window % parts:
+        raise ValueError(
+            f"--window {config.window}: choose a multiple of {parts} that divides --patch {config.patch}, as "
+            f"{len(config.widths)} --widths have {len(config.widths) - 1} down-samplings"
+        )
 
 
 def choose_target(config: Config, label_kind: str) -> Config:

@@ -15,21 +15,22 @@ if __name__ == "__main__":
 
 import csv
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from experiments import train_cells
-from unet_jax import comparison, report, scoring, targets, training
+from experiments.cells_config import deeper
+from unet_jax import comparison, report
+from unet_jax.comparison_scores import score
 from unet_jax.data.named import open_named
-from unet_jax.data.pipeline import Normalised, eval_tiles
 from unet_jax.data.source import Source, split
-from unet_jax.hard_cases import APART
-from unet_jax.logs import read_rows, write_json
-from unet_jax.models.cost import count_flop, count_parameters
+from unet_jax.logs import read_rows
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
 from unet_jax.workdir import check_workdir, config_of, open_workdir
@@ -62,8 +63,12 @@ class Config:
     """Folder of the comparison."""
     data: str = "synthetic"
     """As in train_cells: synthetic, dsb2018, or a folder of your own."""
-    models: tuple[str, ...] = tuple(ROWS)
-    """Rows of the table, in this order."""
+    label_kind: Literal["instances", "binary", "classes"] | None = None
+    """As in train_cells."""
+    ignore: int | None = None
+    """As in train_cells."""
+    models: tuple[str, ...] | None = None
+    """Rows to train, by name; all that the masks can teach when not given. The table has all that were ever trained."""
     minutes_each: float | None = None
     """Minutes of training for each run."""
     epochs: int | None = None
@@ -87,41 +92,100 @@ class Config:
 
 
 def main(config: Config) -> int:
-    """Train what is not trained yet, and write the table."""
-    if not config.models or any(name not in ROWS for name in config.models):
-        raise ValueError(f"--models {' '.join(config.models)}: choose among {', '.join(ROWS)}")
+    """Train what is not trained yet, and write the table anew after every row."""
     startup.check_least(config, repeats=1, patch=1, batch=1, window=1, epochs=1, minutes_each=0.01)
-    settings, there = dataclasses.asdict(config), config_of(config.workdir) is not None
+    options = {"label_kind": config.label_kind, "ignore": config.ignore}
+    source = open_named(config.data, **options, say=print)
+    parts, names = split(source), chosen_rows(config.models, source.label_kind)
+    check_rows(config, names, parts["train"])
+    settings, there = dataclasses.asdict(config) | {"images": fingerprint(parts)}, config_of(config.workdir) is not None
     check_workdir(config.workdir, settings, resume=there, may_change={"models", "repeats", "learning_curve", "workdir"})
     open_workdir(config.workdir, settings)
-    test = split(open_named(config.data, say=print))["test"]
-    rows = []
     for seed in range(config.repeats):
-        for name in config.models:
+        for name in names:
             folder = config.workdir / "runs" / f"{name}-seed{seed}"
             if code := train(train_config(config, name, folder, seed=seed)):
                 return code
-            rows.append({**score(folder, test, ROWS[name][0], seed), "recipe": RECIPE.get(name)})
-    pictures = {"The same test images under every model (seed 0)": draw(config, test)}
+            score(folder, parts["test"], ROWS[name][0], seed)
+            write(config, parts["test"])
+    draw(config, parts["test"])
+    write(config, parts["test"])
     if config.learning_curve:
-        if code := learning_curve(config, test):
+        if code := learning_curve(config, parts["test"]):
             return code
-        pictures["Loss and test IoU by number of training images"] = config.workdir / "learning_curve.png"
-    title = f"Models on {Path(config.data).name}"
-    comparison.write_tables(rows, config.workdir, title=title, notes=notes(config, rows, len(test)), pictures=pictures)
+        write(config, parts["test"])
     print((config.workdir / "table.md").read_text(encoding="utf-8"))
     return 0
 
 
+def chosen_rows(models: tuple[str, ...] | None, label_kind: str) -> list[str]:
+    """Names of the rows: those asked for, or all that masks of this kind can teach."""
+    able = [n for n, (_, options) in ROWS.items() if label_kind == "instances" or "target" not in options]
+    if models is None:
+        if len(able) < len(ROWS):
+            print(f"the masks hold {label_kind}, not objects: without the rows {', '.join(ROWS.keys() - set(able))}")
+        return able
+    if not models or any(name not in ROWS for name in models):
+        raise ValueError(f"--models {' '.join(models)}: choose among {', '.join(ROWS)}")
+    if unable := [name for name in models if name not in able]:
+        raise ValueError(
+            f"--models {' '.join(unable)} need masks in which every object has its own number, these are {label_kind}: "
+            "leave them out, or add --label-kind instances if the numbers are objects"
+        )
+    return list(models)
+
+
+def check_rows(config: Config, names: Sequence[str], train: Source) -> None:
+    """ValueError, before hours have passed, for a row that cannot be trained."""
+    for name in names:
+        run = train_config(config, name, config.workdir)
+        try:
+            model = train_cells.compose(train_cells.choose_target(run, train.label_kind), planned_steps=1)[0]
+            shape = (1, config.patch, config.patch, train.channels)
+            jax.eval_shape(partial(model.init, train=False), jax.random.PRNGKey(0), jax.numpy.zeros(shape))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    if max(config.learning_curve, default=0) > len(train):
+        raise ValueError(
+            f"--learning-curve {max(config.learning_curve)}: there are {len(train)} training images, choose fewer"
+        )
+
+
+def fingerprint(parts: Mapping[str, Source]) -> str:
+    """Tells whether the images, and their split, are those of the rows that are there."""
+    return hashlib.sha256(json.dumps({name: list(part.ids) for name, part in parts.items()}).encode()).hexdigest()[:16]
+
+
+def trained(config: Config) -> list[dict[str, Any]]:
+    """The finished rows in the folder, of this command or an earlier one, in the order of `ROWS`."""
+    found = []
+    for name in ROWS:
+        paths = (config.workdir / "runs").glob(f"{name}-seed*/row.json")
+        paths = sorted(paths, key=lambda path: int(path.parent.name.removeprefix(f"{name}-seed")))
+        found += [json.loads(path.read_text(encoding="utf-8")) | {"recipe": RECIPE.get(name)} for path in paths]
+    return found
+
+
+def write(config: Config, test: Source) -> None:
+    """The tables of all finished rows, with the pictures that are there."""
+    pictures = {
+        "The same test images under every model (seed 0)": config.workdir / "models.png",
+        "Loss and test IoU by number of training images": config.workdir / "learning_curve.png",
+    }
+    there = {words: path for words, path in pictures.items() if path.exists()}
+    rows, title = trained(config), f"Models on {Path(config.data).name}"
+    comparison.write_tables(rows, config.workdir, title=title, notes=notes(config, rows, len(test)), pictures=there)
+
+
 def train_config(config: Config, name: str, folder: Path, **changes: Any) -> train_cells.Config:
     """The options of one run."""
-    shared = {k: getattr(config, k) for k in ("data", "epochs", "widths", "patch", "window", "batch", "learning_rate")}
+    names = ("data", "label_kind", "ignore", "epochs", "widths", "patch", "window", "batch", "learning_rate")
+    shared = {key: getattr(config, key) for key in names}
     shared |= {"target": config.target, "max_minutes": config.minutes_each, "tta": False}
     options = {**shared, **ROWS[name][1], **changes}
-    run = train_cells.resolve(train_cells.Config(workdir=folder, **options), jax.default_backend())
-    if run.model == "FCN":
-        run = dataclasses.replace(run, widths=(*run.widths[:-1], *run.widths[-2:]))
-    return run
+    if name == "fcn" and config.widths is not None:
+        options["widths"] = deeper(config.widths)
+    return train_cells.resolve(train_cells.Config(workdir=folder, **options), jax.default_backend())
 
 
 def train(run: train_cells.Config) -> int:
@@ -132,63 +196,19 @@ def train(run: train_cells.Config) -> int:
     return train_cells.main(dataclasses.replace(run, resume=config_of(run.workdir) is not None))
 
 
-def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
-    """The row of a finished run, kept in its folder as row.json."""
-    if (folder / "row.json").exists():
-        return json.loads((folder / "row.json").read_text(encoding="utf-8"))
-    predictor = Predictor.load(folder)
-    samples = [test[i] for i in range(len(test))]
-    labels = FromModel(predictor, num_classes=2)(samples)
-    truths = (scoring.Truth.of(sample, test.label_kind) for sample in samples)
-    found = scoring.concatenate([t.score(label, "instances") for t, label in zip(truths, labels, strict=True)])
-    scores = scoring.summarise(found)
-    log, shape = read_rows(folder / "metrics.jsonl"), (*predictor.input_size, int(predictor.card["channels"]))
-    row = {
-        "name": title, "seed": seed, "parameters": count_parameters(predictor.model, shape),
-        "gflop": count_flop(predictor.model, shape) / 1e9, "epochs": len(log), "steps": log[-1]["step"],
-        "images_per_second": comparison.rate([line["images_per_second"] for line in log[1:] or log]),
-        **{k: scores["pixels"][k] for k in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean")},
-        "ap50": scores["objects"]["ap_pooled"]["0.50"], "ap75": scores["objects"]["ap_pooled"]["0.75"],
-        **{case: scores["cases"][case]["rate"] for case in ("clear", "touching", "low_contrast", APART)},
-        "accuracy": accuracy(predictor, test) if predictor.card["model"]["name"] == "Classifier" else None,
-        "device": json.loads((folder / "results.json").read_text(encoding="utf-8"))["device"],
-        "commit": predictor.card["commit"],
-    }  # fmt: skip
-    write_json(folder / "row.json", row)
-    return row
-
-
-def accuracy(predictor: Predictor, test: Source) -> float:
-    """Share of the classifier's windows, those wholly within an image, whose verdict is right."""
-    module, right, total = predictor.model, 0, 0
-    window, patch = module.window, predictor.input_size
-    apply = jax.jit(partial(module.apply, jax.device_put(dict(predictor.variables))))
-    for tiles in eval_tiles(Normalised(test), patch=patch, batch=predictor.batch, margin=0):
-        image, label, outside = (jax.numpy.asarray(x) for x in (tiles["image"], tiles["label"], 1 - tiles["mask"]))
-        truth = targets.any_in_window(targets.foreground(label), window=window)
-        whole = targets.any_in_window(outside.astype("int32"), window=window) == 0
-        verdict = training.likeliest(apply(training.to_unit(image)))
-        right += int(((verdict == truth) & whole).sum())
-        total += int(whole.sum())
-    return right / total if total else float("nan")
-
-
-def draw(config: Config, test: Source) -> Path:
-    """The picture of the same images under every model: the best, median and worst of the last one."""
-
-    def folder(name: str) -> Path:
-        return config.workdir / "runs" / f"{name}-seed0"
-
-    with (folder(config.models[-1]) / "per_image.csv").open(encoding="utf-8", newline="") as file:
+def draw(config: Config, test: Source) -> None:
+    """models.png, the same images under every trained model: the best, median and worst of the last one."""
+    folders = {name: config.workdir / "runs" / f"{name}-seed0" for name in ROWS}
+    folders = {name: folder for name, folder in folders.items() if (folder / "row.json").exists()}
+    with (list(folders.values())[-1] / "per_image.csv").open(encoding="utf-8", newline="") as file:
         iou = [float(row["iou"]) for row in csv.DictReader(file)]
     chosen = [i for part in report.choose_examples(iou, each=1).values() for i in part]
     samples = [test[i] for i in chosen]
     predictions = {
-        ROWS[name][0]: list(FromModel(Predictor.load(folder(name)), num_classes=2)(samples)) for name in config.models
+        ROWS[name][0]: list(FromModel(Predictor.load(folder), num_classes=2)(samples))
+        for name, folder in folders.items()
     }
-    path = config.workdir / "models.png"
-    comparison.draw_models(samples, predictions, path)
-    return path
+    comparison.draw_models(samples, predictions, config.workdir / "models.png")
 
 
 def learning_curve(config: Config, test: Source) -> int:
@@ -215,11 +235,13 @@ def notes(config: Config, rows: list[dict[str, Any]], images: int) -> list[str]:
         f"{images} test images, the same for all rows, as are the training images and the seeds; {budget} of training "
         f"a run on {devices}; commit {commits}; target: {config.target} unless the row names a head; with augmentation "
         "unless the row denies it.",
+        "Val AP: of the validation images, the mean of IoU .5 and .75, by which it was chosen how objects are "
+        "separated; it compares heads fairly.",
         "Clear, touching, low contrast: share of such objects that were found (IoU ≥ 0.5); pairs apart: "
         "share of touching pairs that came out as two. Parameters and GFLOP for "
         f"one {config.patch}×{config.patch} image; images/s in training, the median over the epochs.",
         f"The classifier says of {config.window}×{config.window} windows whether they hold a cell: accuracy is the "
-        "share of right verdicts, and its IoU that of the map with every window painted whole.",
+        "share of right verdicts, and its IoU that of the map with windows painted whole.",
         "The last column is the teaching recipe's own table, measured on other images.",
     ]
 

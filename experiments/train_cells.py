@@ -58,11 +58,7 @@ SHORT = 10  # steps
 def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.GradientTransformation, Any, Any]:
     """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
     head = HEADS[config.target]
-    kind, given = models.named(config.model), dataclasses.asdict(config)
-    options = {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}
-    if config.remat and "remat" not in options:
-        raise ValueError(f"--remat serves the UNet, not the {config.model}: leave it out")
-    model = kind(**options, classes=head.outputs(rank=2))
+    model = build(config, classes=head.outputs(rank=2))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),
@@ -70,19 +66,35 @@ def compose(config: Config, planned_steps: int) -> tuple[nn.Module, optax.Gradie
     )
     loss = partial(head.loss, LOSSES[config.loss])
     changes = augment.strong() if config.augment else None
-    target = head.target
     if config.model == "Classifier":
         if config.target != "foreground":
             raise ValueError("--model Classifier says cell or no cell and nothing else: add --target foreground")
-        target = lambda label: targets.any_in_window(head.target(label), window=config.window)  # noqa: E731
+        loss = partial(of_windows, loss, config.window)
     step = training.make_train_step(
-        model, optimizer, loss, target=target, augment=changes, refine=(augment.light, config.refine),
+        model, optimizer, loss, target=head.target, augment=changes, refine=(augment.light, config.refine),
         accumulate=config.accumulate, axis_name="data" if config.parallel == "pmap" else None,
     )  # fmt: skip
     if config.skip_nonfinite:
         step = training.skipping_nonfinite(step)
     eval_step = training.make_eval_step(model, loss, head.count, target=head.target, classify=head.classify)
     return model, optimizer, step, eval_step
+
+
+def build(config: Config, classes: int) -> nn.Module:
+    """The network; ValueError for an option that it does not have."""
+    kind, given = models.named(config.model), dataclasses.asdict(config)
+    has = {field.name for field in dataclasses.fields(kind)}
+    for name, asked in (("remat", config.remat), ("deep_supervision", config.deep_supervision is not None)):
+        if asked and name not in has:
+            raise ValueError(f"--{name.replace('_', '-')} does not serve the {config.model}: leave it out")
+    if config.upsample != "transpose" and "upsample" not in has:
+        raise ValueError(f"--upsample {config.upsample} does not serve the {config.model}: leave it out")
+    return kind(**{name: given[name] for name in has & given.keys() if given[name] is not None}, classes=classes)
+
+
+def of_windows(loss: Any, window: int, logits: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """The loss of a classifier, whose verdict is right where its window holds an object anywhere."""
+    return loss(logits, targets.any_in_window(target, window=window), mask)
 
 
 def main(config: Config) -> int:

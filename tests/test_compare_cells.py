@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 def test_two_models_a_table_and_a_second_start(folder, tmp_path, monkeypatch):
     config = compare_cells.Config(
-        tmp_path / "out", str(folder), ("classifier", "unet-plain"),
+        tmp_path / "out", str(folder), models=("classifier", "unet-plain"),
         epochs=1, widths=(2, 4), patch=32, window=16, batch=8, learning_rate=0.01,
     )  # fmt: skip
     assert compare_cells.main(config) == 0
@@ -39,7 +39,8 @@ def test_two_models_a_table_and_a_second_start(folder, tmp_path, monkeypatch):
     row = json.loads((tmp_path / "out" / "runs" / "classifier-seed0" / "row.json").read_text())
     assert row["steps"] in (2, 3)
     monkeypatch.setattr(compare_cells.train_cells, "main", lambda config: pytest.fail("trained again"))
-    assert compare_cells.main(config) == 0
+    assert compare_cells.main(compare_cells.dataclasses.replace(config, models=("classifier",))) == 0
+    assert (tmp_path / "out" / "table.md").read_text() == table, "rows of an earlier command stay"
     with pytest.raises(ValueError, match="patch was 32, now 16"):
         compare_cells.main(compare_cells.dataclasses.replace(config, patch=16))
 
@@ -65,9 +66,24 @@ def test_every_model_and_a_learning_curve(folder, tmp_path):
         assert picture.size[1] > len(rows) * 200
 
 
-def test_names_that_are_no_rows(tmp_path):
-    with pytest.raises(ValueError, match="--models vnet: choose among classifier, fcn"):
-        compare_cells.main(compare_cells.Config(tmp_path, models=("vnet",)))
+def test_what_cannot_be_trained_is_refused_before_anything_is(folder, tmp_path, capsys):
+    config = compare_cells.Config(tmp_path / "out", str(folder), models=("unet",), widths=(2, 4), patch=32)
+    bad = {
+        "--models vnet: choose among classifier, fcn": {"models": ("vnet",)},
+        "--models border distance need masks .* these are binary": {
+            "models": ("unet", "border", "distance"), "label_kind": "binary",
+        },
+        "transunet: .*200 features": {"models": ("unet", "transunet"), "widths": (4, 200)},
+        "classifier: .*--target foreground": {"models": ("classifier",), "target": "flow", "window": 16},
+        "--learning-curve 99: there are [0-9]+ training images": {"learning_curve": (8, 99)},
+        "--window 24: choose a multiple of 2": {"models": ("classifier",), "window": 24},
+    }  # fmt: skip
+    for words, options in bad.items():
+        with pytest.raises(ValueError, match=words):
+            compare_cells.main(compare_cells.dataclasses.replace(config, **options))
+    assert not config.workdir.exists()
+    assert compare_cells.chosen_rows(None, "binary") == list(compare_cells.ROWS)[:-3]
+    assert "without the rows" in capsys.readouterr().out
 
 
 def test_mean_and_spread_over_seeds():

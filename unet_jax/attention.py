@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Shaped
 
+from unet_jax import zoom
 from unet_jax.blending import predict_probabilities
 from unet_jax.figures import DPI, FAINT, INK, save_figure
 from unet_jax.models import AttentionUNet
@@ -45,7 +46,9 @@ class AttentionMaps:
         """The maps of one image of any size, its numbers as they are in the file."""
         of = self.predictor
         options = {"patch": of.output_size, "overlap": of.overlap, "batch": of.batch}
-        return predict_probabilities(self._apply, of.prepare(image), **options)
+        rows = of.prepare(image)
+        seen = rows if of.zoom == 1 else zoom.zoomed(rows[:], of.zoom)
+        return zoom.values_at(predict_probabilities(self._apply, seen, **options), rows.shape[:-1])
 
 
 def draw_attention(

@@ -41,20 +41,23 @@ def start_from(state: State, variables: Mapping[str, Any]) -> tuple[State, list[
     if fitting < _LEAST * sum(value.size for value in mine.values()):
         raise ValueError(
             f"the model to start from does not fit: {len(fresh)} of {len(mine)} parameters differ, among them "
-            f"{fresh[0]}: give the --widths and --norm that it was trained with"
+            f"{fresh[0]}: give the --model, --widths and --norm that it was trained with"
         )
     tree = traverse_util.unflatten_dict(mine, sep="/")
     return state.replace(params=tree.pop("params"), model_state=tree), fresh
 
 
 def like_init(config: Any) -> Any:
-    """A training's config with `widths` and `norm` of the model in `init`, to start from, where they are None."""
-    if config.init is None or None not in (config.widths, config.norm):
+    """A training's config with `model`, `widths` and `norm` of the model in `init`, to start from, where they are None.
+
+    A config without a field `model` takes widths and norm alone.
+    """
+    names = [name for name in ("model", "widths", "norm") if getattr(config, name, ...) is None]
+    if config.init is None or not names:
         return config
     spec = read_model(config.init)[1]["model"]
-    missing = [name for name in ("widths", "norm") if name in spec and getattr(config, name) is None]
-    found = {name: tuple(spec[name]) if isinstance(spec[name], list) else spec[name] for name in missing}
-    return dataclasses.replace(config, **found)
+    spec = {"model": spec["name"], **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}}
+    return dataclasses.replace(config, **{name: spec[name] for name in names if name in spec})
 
 
 def _fitted(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -130,6 +130,11 @@ class UNETR(nn.Module):
         """Give the logits; `train` turns on dropout (rng "dropout") and the update of batch statistics."""
         check_size(image.shape[1:-1], self.widths, "SAME")
         deepest, rank = len(self.widths) - 1, image.ndim - 2
+        if not 1 <= deepest <= self.layers:
+            raise ValueError(
+                f"{len(self.widths)} widths and {self.layers} layers: give two widths at least, and at most one more "
+                "than there are layers, whose outputs the skips are"
+            )
         size = tuple(n // 2**deepest for n in image.shape[1:-1])
 
         def block(x: Array, level: int, name: str, first: bool = False) -> Array:

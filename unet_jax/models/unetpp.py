@@ -42,6 +42,8 @@ class UNetPP(nn.Module):
     def __call__(self, image: Float[Array, "b *s c"], *, train: bool = False) -> Float[Array, "b *s k"]:
         """Give the logits; `train` turns on dropout (rng "dropout") and the update of batch statistics."""
         check_size(image.shape[1:-1], self.widths, "SAME")
+        if len(self.widths) < 2:
+            raise ValueError(f"widths {self.widths}: a nested U-Net needs two levels at least")
         last = self.columns or len(self.widths) - 1
 
         def block(x: Array, level: int, column: int) -> Array:
