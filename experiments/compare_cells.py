@@ -15,9 +15,8 @@ if __name__ == "__main__":
 
 import csv
 import dataclasses
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from experiments.cells_config import deeper
 from unet_jax import comparison, report
 from unet_jax.comparison_scores import score
 from unet_jax.data.named import open_named
-from unet_jax.data.source import Source, split
+from unet_jax.data.source import Source, digest_of, split_any
 from unet_jax.logs import read_rows
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
@@ -96,9 +95,10 @@ def main(config: Config) -> int:
     startup.check_least(config, repeats=1, patch=1, batch=1, window=1, epochs=1, minutes_each=0.01)
     options = {"label_kind": config.label_kind, "ignore": config.ignore}
     source = open_named(config.data, **options, say=print)
-    parts, names = split(source), chosen_rows(config.models, source.label_kind)
+    parts, names = split_any(source), chosen_rows(config.models, source.label_kind)
     check_rows(config, names, parts["train"])
-    settings, there = dataclasses.asdict(config) | {"images": fingerprint(parts)}, config_of(config.workdir) is not None
+    settings = dataclasses.asdict(config) | {"images": digest_of(source.ids)}
+    there = config_of(config.workdir) is not None
     check_workdir(config.workdir, settings, resume=there, may_change={"models", "repeats", "learning_curve", "workdir"})
     open_workdir(config.workdir, settings)
     for seed in range(config.repeats):
@@ -149,11 +149,6 @@ def check_rows(config: Config, names: Sequence[str], train: Source) -> None:
         raise ValueError(
             f"--learning-curve {max(config.learning_curve)}: there are {len(train)} training images, choose fewer"
         )
-
-
-def fingerprint(parts: Mapping[str, Source]) -> str:
-    """Tells whether the images, and their split, are those of the rows that are there."""
-    return hashlib.sha256(json.dumps({name: list(part.ids) for name, part in parts.items()}).encode()).hexdigest()[:16]
 
 
 def trained(config: Config) -> list[dict[str, Any]]:

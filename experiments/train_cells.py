@@ -30,7 +30,7 @@ from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data import normalisation
 from unet_jax.data.named import open_named
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
-from unet_jax.data.source import Source, describe_split, fewer, split
+from unet_jax.data.source import Source, describe_split, fewer, is_few, split_any
 from unet_jax.dry_run import describe
 from unet_jax.evaluation import count_foreground, evaluate, validation_row
 from unet_jax.folds import keep, rules, run_folds, split_fold
@@ -118,10 +118,12 @@ def train(config: Config) -> int:
     check_workdir(config.workdir, dataclasses.asdict(config), resume=config.resume, may_change=MAY_CHANGE)
     source = open_source(config)
     config = choose_target(config, source.label_kind)
-    parts = split(source) if config.folds is None else split_fold(source, config.folds, config.fold)
+    parts = split_any(source) if config.folds is None else split_fold(source, config.folds, config.fold)
     if config.train_images is not None:
         parts["train"] = fewer(parts["train"], config.train_images)
     announce(config, parts)
+    if config.folds is None and is_few(source):
+        say(f"{len(source)} images are few: at least one is for validation and one for the test, whatever their names")
     crops = visits(parts["train"], patch=patch)
     steps = steps_per_epoch(config.crops or len(crops), config.batch)
     say(length_of_epoch(config, len(crops), steps))

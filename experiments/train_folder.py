@@ -34,6 +34,7 @@ from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisatio
 from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
 from unet_jax.data.pairs import find_pairs
 from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
+from unet_jax.data.source import digest_of
 from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
 from unet_jax.data.windows import Windows, scheduled_visits, share_out
@@ -228,7 +229,7 @@ def main(config: Config) -> int:
             validate=validate,
             budget=Budget(plan.epochs, config.max_minutes, config.patience),
             mesh=mesh, resume=config.resume, say=say,
-            card=make_card(config, plan, legend, model, parts["val"].channels, how),
+            card=make_card(config, plan, legend, model, parts["test"], how),
         )  # fmt: skip
         if signal is not None:
             return 128 + signal
@@ -238,18 +239,19 @@ def main(config: Config) -> int:
 
 
 def make_card(
-    config: Config, plan: Plan, legend: Legend, model: UNet, channels: int, how: normalisation.Normalisation
+    config: Config, plan: Plan, legend: Legend, model: UNet, test: Source, how: normalisation.Normalisation
 ) -> dict[str, Any]:
     """What a checkpoint says of itself, for prediction and for the reader."""
     return {
         "model": to_spec(model),
-        "channels": channels,
+        "channels": test.channels,
         "normalisation": normalisation.to_spec(how),
         "classes": list(legend.names),
         "label_map": plain(legend),
         "patch": [plan.patch, plan.patch],
         "plan": plain(plan),
         "config": plain(config),
+        "test_images": digest_of(test.ids),
         **provenance(),
     }
 

@@ -1,5 +1,7 @@
 """Attention maps of images of any size, and their picture."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,9 @@ def test_maps_of_a_tile_and_of_an_image_of_another_size(predictor):
     large = maps(noise(21, 30))
     assert large.shape == (21, 30, 2)
     assert 0 < large.min() < large.max() < 1
+    zoomed = AttentionMaps(dataclasses.replace(predictor, zoom=2))(noise(TILE // 2, TILE // 2))
+    assert zoomed.shape == (TILE // 2, TILE // 2, 2)
+    assert np.abs(zoomed - maps(noise(TILE // 2, TILE // 2))).max() > 1e-4
 
 
 def test_models_without_gates():

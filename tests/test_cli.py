@@ -16,6 +16,7 @@ from unet_jax import cli
 from unet_jax.data.images import read_label
 from unet_jax.inputs import find_inputs
 from unet_jax.models import MODELS, UNet
+from unet_jax.prediction import Predictor
 
 SIZES = {"a": (20, 31), "b": (TILE, TILE), "c": (7, 5)}
 
@@ -97,6 +98,8 @@ def test_classes_instead_of_objects_as_png(run, folder):
     assert {path.name for path in out.iterdir()} == {"labels", "summary.csv", "predict.json"}
     np.testing.assert_array_equal(read_label(out / "labels" / "a.png"), bright(SIZES["a"]) > 100)
     assert [row["objects"] for row in rows(out / "summary.csv")] == ["", "", ""]
+    assert cli.predict(config(run, folder, instances=False, format="tif")) == 0
+    assert {path.name for path in (out / "labels").iterdir()} == {f"{name}.tif" for name in SIZES}
 
 
 def test_bad_images_among_good_ones(run, folder, capsys):
@@ -115,6 +118,25 @@ def test_bad_images_among_good_ones(run, folder, capsys):
                        "nan.tif": "nan_to_num"}.items():  # fmt: skip
         [line] = [line for line in told.splitlines() if str(folder / name) in line]
         assert mend in line
+
+
+def test_what_one_image_may_do_to_a_run(run, folder, monkeypatch, capsys):
+    """A stack whose pages are called as another file is, and an image for which the memory does not suffice."""
+    tifffile.imwrite(folder / "z.tif", np.stack([bright(SIZES["b"])] * 2), photometric="minisblack")
+    Image.fromarray(bright(SIZES["b"])).save(folder / "z_p002.png")
+    separate = Predictor.separate
+
+    def costly(self, values, **options):
+        if values.shape[:2] == SIZES["c"]:
+            raise MemoryError("no room for 5 bytes")
+        return separate(self, values, **options)
+
+    monkeypatch.setattr(Predictor, "separate", costly)
+    assert cli.predict(config(run, folder)) == 1
+    told = capsys.readouterr().err
+    assert "c.png: no room for 5 bytes" in told
+    assert "its results would be those of" in told
+    assert {row["image"] for row in rows(folder.parent / "out" / "summary.csv")} == {"a", "b", "z_p001", "z_p002"}
 
 
 def test_what_is_there_is_kept(run, folder, capsys):

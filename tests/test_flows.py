@@ -8,11 +8,11 @@ from unet_jax.flows import follow
 
 
 def whole_maps(flow, inside, doublings):
-    """The definition on whole maps: d + d(x + d), linear between pixels, coordinates held within the image."""
+    """The definition on whole maps: d + d(x + d), linear between pixels, 0 outside the image."""
     way = np.moveaxis(np.where(inside[..., None], flow, 0), -1, 0).astype(np.float64)
     for _ in range(doublings):
         there = np.indices(inside.shape) + way
-        way = way + np.stack([ndimage.map_coordinates(part, there, order=1, mode="nearest") for part in way])
+        way = way + np.stack([ndimage.map_coordinates(part, there, order=1, mode="grid-constant") for part in way])
     return np.moveaxis(way, 0, -1)[inside]
 
 
@@ -46,3 +46,5 @@ def test_who_does_not_move_stays_and_nobody_is_nobody():
     assert not follow(np.zeros((7, 9, 2)), inside).any()
     out = follow(np.full((7, 9, 2), 1.0), inside)  # a step beyond the inside, and no further
     assert 1 <= np.abs(out).max() <= 4
+    out = follow(np.full((7, 9, 2), 1.0), np.ones((7, 9), bool))  # nor beyond the image
+    assert (np.indices((7, 9)).reshape(2, -1).T + out <= (8, 10)).all()

@@ -126,9 +126,9 @@ def test_a_batch_by_hand_is_its_images_compiled(case):
 
 
 @each_model
-def test_bfloat16_is_near_float32(model, plain_layers):
-    image = noise(SHAPES["2d"])
-
+@pytest.mark.parametrize("rank", SHAPES)
+def test_bfloat16_is_near_float32(model, rank, plain_layers):
+    image = noise(SHAPES[rank])
     variables = variables_of(small(model), image)
 
     @partial(jax.jit, compiler_options=QUICK)

@@ -113,7 +113,12 @@ def test_it_is_used_by_its_name(shipped, data, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="no model 'other' comes with the package: tiny"):
         cli.models(Models(card="other"))
     config = train_cells.resolve(train_cells.Config(init="tiny"), "tpu")
-    assert (config.widths, config.norm) == (SMALL.widths, SMALL.norm)
+    assert (config.model, config.widths, config.norm) == ("UNet", SMALL.widths, SMALL.norm)
+    card_of = shipped / "tiny" / "card.json"
+    told = json.loads(card_of.read_text())
+    card_of.write_text(json.dumps(told | {"model": told["model"] | {"name": "AttentionUNet"}}))
+    assert train_cells.resolve(train_cells.Config(init="tiny"), "tpu").model == "AttentionUNet"
+    card_of.write_text(json.dumps(told))
     assert train_cells.resolve(train_cells.Config(init="tiny", norm="batch"), "cpu").norm == "batch"
 
 

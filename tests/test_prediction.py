@@ -93,6 +93,26 @@ def test_eight_views_in_one_call(predictor):
     assert found.spread.max() > 1e-4
 
 
+def test_a_vector_turns_with_its_view():
+    """A network whose map is the image's gradient: seen from eight sides it says the same as from one."""
+    model = UNet((5, 4), classes=4)
+    variables = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), random_variables(model))
+    params = variables["params"]
+    params["down0"]["conv0"]["kernel"][1, 1, 0, 0] = 1
+    for channel, (ahead, behind) in enumerate([((2, 1), (0, 1)), ((0, 1), (2, 1)), ((1, 2), (1, 0)), ((1, 0), (1, 2))]):
+        params["down0"]["conv0"]["kernel"][(*ahead, 0, channel + 1)] = 1
+        params["down0"]["conv0"]["kernel"][(*behind, 0, channel + 1)] = -1
+    for block, conv in (("down0", "conv1"), ("up0", "conv0"), ("up0", "conv1")):
+        for channel in range(5):
+            params[block][conv]["kernel"][1, 1, channel, channel] = 1
+    params["logits"]["kernel"][0, 0] = [[0, 9, 0, 0], [0, 0, 1, 0], [0, 0, -1, 0], [0, 0, 0, 1], [0, 0, 0, -1]]
+    told = card(model) | {"head": "flow", "classes": ["background", "cell"]}
+    image = noise(TILE, TILE, 1)
+    once, views = (Predictor(variables, told, tta=tta)(image).values for tta in (False, True))
+    assert np.abs(once[..., 2:4]).max() > 0.5
+    np.testing.assert_allclose(views[..., :4], once[..., :4], atol=1e-5)
+
+
 def test_unpadded_network_by_the_overlap_tile_strategy():
     """Tiles 28 in, 12 out, at even places, so that pooling falls on the same pixels as in one piece."""
     model = UNet((4, 8), padding="VALID")

@@ -15,13 +15,11 @@ from scipy import ndimage
 from benchmarks import timing
 from tests.trained import SMALL, bright_variables, card
 from unet_jax import predict_files as files
-from unet_jax.blending import Band
 from unet_jax.data.images import read_image, read_label
 from unet_jax.data.rows import TiffRows, tiff_pixels
 from unet_jax.inputs import Input
 from unet_jax.prediction import Predictor
 from unet_jax.results import Wanted
-from unet_jax.stitching import Stash, Stitcher, windows
 from unet_jax.streaming import PreparedRows
 
 LAYOUTS = {
@@ -105,68 +103,6 @@ def test_prepared_rows_refuse_values_that_are_not_numbers(tmp_path):
     predictor = Predictor(bright_variables(SMALL), card(SMALL))
     with TiffRows(tmp_path / "x.tif") as rows, pytest.raises(ValueError, match=r"x.tif: .*not a number"):
         PreparedRows(rows, predictor)
-
-
-def bands_of(values, heights):
-    stops = np.cumsum(heights)
-    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
-        yield Band(0, values.shape[:-1], int(start), int(stop), values[start:stop])
-
-
-def stitched(values, heights, separate, *, before, after, agree):
-    stitcher, owned, areas = Stitcher(separate, agree=agree), [], []
-    for window in windows(bands_of(values, heights), before=before, after=after):
-        label, count, given = stitcher.add(window)
-        owned.append(np.where(label > 0, label + given, 0))
-        areas.append(np.bincount(label.ravel(), minlength=count + 1)[1:])
-    ids, count = stitcher.resolve(np.concatenate(areas))
-    return ids[np.concatenate(owned)], count
-
-
-def pieces(values):
-    return ndimage.label(values[..., 0] > 0.5)[0]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_stitched_pieces_are_those_of_the_whole_image(seed):
-    """At a density of 0.6 pieces percolate: they wind through many bands, and arms meet again below."""
-    rng = np.random.default_rng(seed)
-    values = (rng.random((40, 23, 1)) < 0.6).astype(np.float32)
-    cuts = np.sort(rng.choice(np.arange(1, 40), rng.integers(0, 9), replace=False))
-    heights = np.diff([0, *cuts, 40])
-    for before, after in ((1, 0), (2, 3), (4, 4)):
-        found, count = stitched(values, heights, pieces, before=before, after=after, agree=0.0)
-        np.testing.assert_array_equal(found, pieces(values))
-        assert count == found.max()
-
-
-def test_objects_that_touch_stay_apart_when_windows_agree_about_them():
-    """Discs cut by straight lines between their middles, as any rule would that looks at the neighbourhood only."""
-    centres = np.array([(10, 10), (10, 18), (18, 12), (30, 10), (31, 19), (22, 20)])
-    y, x = np.mgrid[:40, :30]
-    distance = np.stack([np.hypot(y - cy, x - cx) for cy, cx in centres])
-    whole = np.where(distance.min(axis=0) < 5, distance.argmin(axis=0) + 1, 0)
-    values = whole[..., None].astype(np.float32)
-
-    def separate(window):
-        ids = np.unique(window[window > 0])
-        return np.where(window[..., 0] > 0, np.searchsorted(ids, window[..., 0]) + 1, 0)
-
-    found, count = stitched(values, [13, 7, 10, 10], separate, before=4, after=4, agree=0.5)
-    assert count == len(centres)
-    pairs = {tuple(pair) for pair in np.stack([found.ravel(), whole.ravel()], axis=1).tolist()}
-    assert len(pairs) == len(centres) + 1  # one to one, background with background
-
-
-def test_stash_gives_back_what_it_got(tmp_path):
-    arrays = [noise(3, 4), noise(0, 4), np.arange(5, dtype=np.int32)]
-    with (tmp_path / "f").open("w+b") as file:
-        stash = Stash(file)
-        for array in arrays:
-            stash.append(array)
-        for _ in range(2):
-            for found, want in zip(stash, arrays, strict=True):
-                np.testing.assert_array_equal(found, want)
 
 
 def rings(path):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from experiments import train_cells
 from tests import folders
-from unet_jax import session
+from unet_jax import cli, session
 from unet_jax.data import FolderSource, split
 from unet_jax.loop import NonFiniteLoss
 
@@ -249,12 +249,24 @@ def test_presets_fill_in_what_was_not_said():
 
 def test_less_memory_on_request_and_a_profile(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
-    options = {"remat": True, "accumulate": 2, "profile": True, "tta": True, "augment": False, "crops": 24}
+    options = {
+        "remat": True,
+        "accumulate": 2,
+        "profile": True,
+        "tta": True,
+        "augment": False,
+        "crops": 24,
+        "target": "flow",
+    }
     frugal = dataclasses.replace(config(folder, workdir, **options), epochs=2)
     assert train_cells.main(frugal) == 0
     out = capsys.readouterr().out
     assert re.search(r"memory on each of 2 devices: state and batch .* GiB free", out)
     results = json.loads((workdir / "results.json").read_text())
+    assert 0 <= results["objects"]["ap_pooled"]["0.50"] <= 1
+    predict = cli.Predict(model=(workdir,), input=(str(folder / "images"),), output=tmp_path / "out", tta=True)
+    assert cli.predict(predict) == 0
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 24
     assert results["test_eight_views"]["images"] == results["test"]["images"]
     assert f"eight views (--tta): IoU {results['test_eight_views']['iou_pooled']:.4f} pooled" in out
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -41,7 +41,7 @@ def test_grey_and_colour_see_a_grey_image_alike(trained, wanted):
 
 
 def test_another_network_is_refused():
-    with pytest.raises(ValueError, match="give the --widths"):
+    with pytest.raises(ValueError, match="give the --model, --widths"):
         transfer.start_from(fresh(UNet((4, 8)), 1), random_variables(UNet(WIDTHS)))
 
 
@@ -53,4 +53,6 @@ def test_a_folder_is_itself_and_a_name_is_looked_up(tmp_path, monkeypatch):
     assert pretrained.names() == ("mine",)
     assert pretrained.resolve("mine") == tmp_path / "package" / "mine"
     (tmp_path / "mine").mkdir()
+    assert pretrained.resolve("mine") == tmp_path / "package" / "mine", "a folder of images may have that name"
+    (tmp_path / "mine" / "card.json").write_text("{}")
     assert str(pretrained.resolve("mine")) == "mine"

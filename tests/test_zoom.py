@@ -1,5 +1,7 @@
 """Images at another magnification than the training's."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -58,4 +60,8 @@ def test_a_zoom_out_of_reason_and_an_image_too_large_for_it(tmp_path, monkeypatc
     assert [row["image"] for row in report.done] == ["small"]
     ((path, reason),) = report.failed
     assert path.name == "large.png"
-    assert "too large to be zoomed in memory" in reason
+    assert "--zoom 2 serves images of up to 0.0 megapixels" in reason
+    monkeypatch.setattr(predict_files, "STREAM_PIXELS", 1000)  # less than the image, more than it is for the network
+    predictor = dataclasses.replace(predictor, zoom=0.5)
+    report = predict_files.predict_files(predictor, inputs[:1], tmp_path / "half", Wanted())
+    assert [row["image"] for row in report.done] == ["large"]

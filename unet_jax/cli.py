@@ -73,8 +73,13 @@ def predict(config: Predict) -> int:
     inputs = find_inputs(config.input)
     if warning := startup.unseen_accelerator(jax.default_backend()):
         print(warning, file=sys.stderr)
-    tile = None if config.tile is None else (config.tile, config.tile)
-    seen = {"tile": tile, "overlap": config.overlap, "batch": config.batch, "tta": config.tta, "zoom": config.zoom}
+    seen = {
+        "tile": config.tile,
+        "overlap": config.overlap,
+        "batch": config.batch,
+        "tta": config.tta,
+        "zoom": config.zoom,
+    }
     predictor = Predictor.load(config.model, **seen)
     names = [field.name for field in dataclasses.fields(Wanted) if field.name not in ("spread", "instances")]
     wanted = Wanted(

@@ -12,7 +12,7 @@ import numpy as np
 
 from unet_jax import evaluation_page, parallel
 from unet_jax.checkpoint import provenance
-from unet_jax.data.source import Source, Subset, split_of
+from unet_jax.data.source import Source, Subset, digest_of, is_few, split_few, split_of
 from unet_jax.logs import plain, replacing, write_json
 from unet_jax.predicted import FromFolder, FromModel
 from unet_jax.prediction import Predictor
@@ -41,7 +41,10 @@ class Options:
 
 def part_of(source: Source, split: str) -> Subset:
     """The images of a split ("all", "train", "val" or "test"); ValueError when it holds none."""
-    chosen = [i for i, name in enumerate(source.ids) if split in ("all", split_of(name))]
+    if split == "all":
+        return Subset(source, range(len(source)))
+    few = split_few(source)[split].indices if is_few(source) else ()
+    chosen = few or [i for i, name in enumerate(source.ids) if split == split_of(name)]
     if not chosen:
         raise ValueError(f"--split {split}: none of the {len(source)} images is in it: choose another, or --split all")
     return Subset(source, chosen)
@@ -129,8 +132,8 @@ def evaluate_source(
     table = per_image(scores)
     separability = np.array([truth.cases.separability for truth in truths])
     write_table(output / "per_image.csv", source, {**table, "separability": separability})
+    write_json(output / "results.json", results)  # before the pictures, so that nothing is lost with one of them
     show(output, source, truths, predicted, plain(results), table, options)
-    write_json(output / "results.json", results)
     return plain(results)
 
 
@@ -171,6 +174,12 @@ def about(source: Source, predicted: FromModel | FromFolder, options: Options) -
             notes.append(
                 f"The model was trained on a part of {Path(learnt).name}, and the split {options.split} holds images "
                 f"that it has seen: these scores are not those of new images. {mend}"
+            )
+        held = card.get("test_images", digest_of(source.ids))
+        if options.split == "test" and held != digest_of(source.ids) and Path(learnt).name == Path(options.data).name:
+            notes.append(
+                "These are not the test images of the model's training, which dealt them in another way: it may have "
+                "seen some. Its scores of images that it has not seen are in results.json of its folder."
             )
         facts |= {"trained_on": learnt, "training_commit": card.get("commit", ""), "device": parallel.device_name()}
     return {

@@ -17,7 +17,8 @@ def follow(
 ) -> Float32[np.ndarray, "n r"]:
     """The whole way of every pixel of `inside`, in pixels, after 2**doublings steps of its flow; on the device, in jit.
 
-    Outside `inside` the flow is 0, so a pixel that leaves it stays where it left. Between pixels the flow is linear.
+    Outside `inside`, and outside the image, the flow is 0, so a pixel that leaves it stays where it left. Between
+    pixels the flow is linear.
     After k doublings d is the way of 2**k steps, and d(x) + d(x + d(x)) that of twice as many; it ends early where all
     have come to rest.
 
@@ -63,9 +64,10 @@ def _whole_way(
         far = at - low
         total = jnp.zeros_like(way)
         for corner in itertools.product((0, 1), repeat=rank):
-            pixel = jnp.clip(low.astype(jnp.int32) + jnp.array(corner)[None], 0, (shape - 1)[None])
+            pixel = low.astype(jnp.int32) + jnp.array(corner)[None]
+            here = jnp.all((pixel >= 0) & (pixel < shape[None]), axis=1)
             weight = math.prod(far[:, a] if c else 1 - far[:, a] for a, c in enumerate(corner))
-            total += weight[:, None] * way[number[pixel @ strides]]
+            total += weight[:, None] * way[jnp.where(here, number[pixel @ strides], 0)]
         return jnp.where(moving, total, 0)
 
     def on(state):

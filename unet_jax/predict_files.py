@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from unet_jax.attention import AttentionMaps, draw_attention
@@ -24,6 +25,7 @@ from unet_jax.streaming import predict_stream
 
 STREAM_PIXELS = 2**25  # an image above this is done in bands
 _HELD_PIXELS = 2**25  # of results that wait to be written
+_UNUSABLE = (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)  # what one image may raise
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no image after this one could be written either
 
 
@@ -100,25 +102,31 @@ class _Run:
         """Remember what became of an image; a full disk is no matter of one image."""
         if isinstance(error, OSError) and error.errno in _FULL:
             raise error
-        self.report.failed.append((item.path, str(error)))
+        self.report.failed.append((item.path, str(error) or type(error).__name__))
         self.images(1, 0)
 
     def choose(self, inputs: Sequence[Input], reader: Reader) -> tuple[list[Input], list[Input]]:
         """The images to predict whole and those to predict in bands, less those whose results are there."""
-        small, large = [], []
+        small, large, names = [], [], dict[str, Path]()
         in_bands = isinstance(self.predictor.normalisation, Percentiles)
         for file in inputs:
             try:
                 found = reader.images(file)
-            except (ValueError, OSError, MemoryError) as error:
+            except _UNUSABLE as error:
                 self.images(0, 1)
                 self.fail(file, error)
                 continue
             self.images(0, len(found))
             for item in found:
-                is_large = in_bands and reader.pixels(item) > STREAM_PIXELS
-                if self.predictor.zoom != 1 and reader.pixels(item) * self.predictor.zoom**2 > STREAM_PIXELS:
-                    self.fail(item, ValueError("too large to be zoomed in memory: scale the file, or leave out --zoom"))
+                zoom, pixels = self.predictor.zoom, reader.pixels(item)
+                is_large = in_bands and zoom == 1 and pixels > STREAM_PIXELS
+                if names.setdefault(item.name, item.path) != item.path:
+                    self.fail(item, ValueError(f"its results would be those of {names[item.name]}: rename one"))
+                elif zoom != 1 and pixels * zoom**2 > STREAM_PIXELS:
+                    most = f"{STREAM_PIXELS / zoom**2 / 1e6:.1f} megapixels"
+                    self.fail(
+                        item, ValueError(f"--zoom {zoom:g} serves images of up to {most}: cut it, or scale the file")
+                    )
                 elif self.results.missing(item.name, self.form(item, large=is_large)):
                     (large if is_large else small).append(item)
                 else:
@@ -144,7 +152,7 @@ class _Run:
             for item, future in _ahead(read, items):
                 try:
                     image, ready, grid = future.result()
-                except (ValueError, OSError, MemoryError) as error:
+                except _UNUSABLE as error:
                     self.fail(item, error)
                     continue
                 under_way.append((item, image, grid))
@@ -157,7 +165,7 @@ class _Run:
             for (item, *_), future in written:
                 try:
                     self.report.done.append(future.result())
-                except (ValueError, OSError) as error:
+                except _UNUSABLE as error:
                     if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                         raise
                     self.fail(item, error)
@@ -189,7 +197,7 @@ class _Run:
                 count=self.tiles,
                 **self.predictor.stitching,
             )
-        except (ValueError, OSError, MemoryError) as error:
+        except _UNUSABLE as error:
             self.fail(item, error)
         else:
             self.report.done.append(row)

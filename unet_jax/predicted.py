@@ -1,5 +1,6 @@
 """Predicted label images to be scored: made by a model, or found in a folder."""
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class FromFolder:
         self.folder = folder / LABELS if (folder / LABELS).is_dir() else folder
         if not self.folder.is_dir():
             raise FileNotFoundError(f"--predictions {folder}: no such folder; name that of the label images")
-        found = {item.name: item.path for item in find_inputs([str(self.folder)])}
+        found = {unicodedata.normalize("NFC", item.name): item.path for item in find_inputs([str(self.folder)])}
         self._paths: dict[str, Path] = {}
         missing, faults, numbers = [], [], set()
         for sample in samples:

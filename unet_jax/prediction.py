@@ -67,7 +67,8 @@ class Predictor:
     def load(cls, folder: str | Path | Sequence[str | Path], *, which: str = "best", **options: Any) -> "Predictor":
         """The model in a folder (see `model_folder.read_model`), or the mean of those in several.
 
-        Options are the fields `tile` to `zoom`; several models take the first one's tile when it is not given.
+        Options are the fields `tile` to `zoom`, where a `tile` of one number is that of every axis; several models take
+        the first one's tile when it is not given.
         """
         folders = [folder] if isinstance(folder, str | Path) else list(folder)
         if not folders:
@@ -77,6 +78,7 @@ class Predictor:
             variables, card = read_model(name, which=which)
             tile = options.get("tile") or (models[0].input_size if models else None)
             try:
+                tile = (tile,) * len(card["patch"]) if isinstance(tile, int) else tile
                 models.append(cls(variables, card, **{**options, "tile": tile}))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from unet_jax.measure import measure, table
 from unet_jax.polygons import trace
 from unet_jax.probabilities import Prediction, class_map, foreground
 
+Format = Literal["tif", "png"]
 Form = Literal["image", "large", "volume", "nifti"]
 
 
@@ -37,7 +38,7 @@ class Wanted:
     probabilities: bool = False
     spread: bool = False
     attention: bool = False
-    format: Literal["tif", "png"] = "tif"
+    format: Format = "tif"
     overwrite: bool = False
 
 
@@ -141,6 +142,11 @@ class Results:
     ) -> dict[str, object]:
         for room, path in self.missing(name, form).items():
             writers[room](path)
+        if form == "image":  # of an earlier run with another --format: two label images of one name would contradict
+            written = self.paths(name)[outputs.LABELS]
+            for format in get_args(Format):
+                if written.suffix != f".{format}":
+                    written.with_suffix(f".{format}").unlink(missing_ok=True)
         shape = label.shape[::-1] if form == "nifti" else label.shape
         count = len(columns["id"]) if self.wanted.instances else ""
         return outputs.summary_row(name, shape, count, int(np.count_nonzero(label)))

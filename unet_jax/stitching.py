@@ -48,9 +48,11 @@ def windows(bands: Iterable[Band], *, before: int, after: int) -> Iterator[Windo
 class Stitcher:
     """Numbers the objects of windows from the first to the last, and remembers which of them are one object.
 
-    An object of a window and one of the next are the same when they share at least `agree` of the pixels that the
-    smaller one has in the rows that both windows see. With agree = 0 one common pixel is enough: for connected pieces
-    of the foreground, windows that share one row then give exactly the objects of the whole image.
+    With agree = 0 an object of a window and one of the next are the same when they have a pixel in common: for
+    connected pieces of the foreground, windows that share one row then give exactly the objects of the whole image.
+    Otherwise they are the same when one of them crosses the seam, where the next window's own rows begin, each has
+    pixels on its own side of it, and they share at least `agree` of the pixels that the smaller one has in the rows
+    that both windows see. What a window cuts at its far edge, and so may not tell apart, joins nothing.
     """
 
     def __init__(self, separate: Separate, *, agree: float = 0.0):
@@ -68,18 +70,22 @@ class Stitcher:
             high, last, before = self._last
             shared = high - window.low
             if shared > 0:
-                links = self._agreeing(last[len(last) - shared :], label[:shared])
+                links = self._agreeing(last[len(last) - shared :], label[:shared], window.start - window.low)
                 self._links.append(links + np.array([[before], [given]]))
         count = int(label.max(initial=0))
         self._last, self.count = (window.high, label, given), given + count
         return own(window._replace(values=label)), count, given
 
-    def _agreeing(self, above: np.ndarray, below: np.ndarray) -> Int64[np.ndarray, "2 n"]:
+    def _agreeing(self, above: np.ndarray, below: np.ndarray, seam: int) -> Int64[np.ndarray, "2 n"]:
         both = (above > 0) & (below > 0)
         pairs, common = np.unique(np.stack([above[both], below[both]]), axis=1, return_counts=True)
         pairs = pairs.astype(np.int64)
         areas = np.bincount(above.ravel())[pairs[0]], np.bincount(below.ravel())[pairs[1]]
-        return pairs[:, common >= self._agree * np.minimum(*areas)]
+        same = common >= self._agree * np.minimum(*areas)
+        if self._agree > 0:
+            same &= np.isin(pairs[0], above[:seam]) & np.isin(pairs[1], below[seam:])
+            same &= np.isin(pairs[0], _crossing(above, seam)) | np.isin(pairs[1], _crossing(below, seam))
+        return pairs[:, same]
 
     def resolve(self, area: Int64[np.ndarray, " n"]) -> tuple[Int32[np.ndarray, " m"], int]:
         """Final id of every id given (0 of 0), and how many there are; `area` is what each has in own rows.
@@ -97,6 +103,13 @@ class Stitcher:
         order = np.argsort(first)
         number[order] = np.cumsum(there[order]) * there[order]
         return np.concatenate([[0], number[piece]]).astype(np.int32), int(there.sum())
+
+
+def _crossing(label: np.ndarray, seam: int) -> np.ndarray:
+    """Ids that have pixels one above the other on both sides of the seam, in front of row `seam`."""
+    if not 0 < seam < len(label):
+        return np.zeros(0, label.dtype)
+    return label[seam][label[seam] == label[seam - 1]]
 
 
 class Stash:

@@ -61,7 +61,7 @@ def _turn_back(image: Array, view: tuple[bool, ...], axes: tuple[int, ...], vect
     flipped, swapped = view[-len(axes) :], len(axes) == 2 and view[0]
     image = jnp.flip(image, [axis for axis, on in zip(axes, flipped, strict=True) if on])
     if vectors:
-        signs = np.where(flipped, -1, 1)
+        signs = np.where(flipped, -1.0, 1.0).astype(np.float32).reshape((1,) * (image.ndim - 1) + (-1,))
         way = image[..., -vectors:] * signs
         image = jnp.concatenate([image[..., :-vectors], way[..., ::-1] if swapped else way], axis=-1)
     return image.swapaxes(*axes) if swapped else image

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -86,6 +86,11 @@ def _digest(id: str) -> bytes:
     return hashlib.sha256(id.encode("utf-8", "surrogateescape")).digest()
 
 
+def digest_of(ids: Iterable[str]) -> str:
+    """Tells whether images are the same, whatever their order."""
+    return hashlib.sha256("".join(sorted(_digest(id).hex() for id in ids)).encode()).hexdigest()[:16]
+
+
 def place_of(id: str) -> float:
     """A number in [0, 1) that depends on the id alone: the first 8 bytes of its sha256 / 2**64."""
     return int.from_bytes(_digest(id)[:8], "big") / 2**64
@@ -127,6 +132,9 @@ def split_by(source: Source, part_of: Callable[[str], str], *, mend: str) -> dic
     return {part: Subset(source, rows) for part, rows in indices.items()}
 
 
+FEW = 40  # images, above which an empty part is very unlikely
+
+
 def split_few(source: Source) -> dict[str, Subset]:
     """The same three parts for a small set: 15 % for validation and for test, at least one each, in the hash's order.
 
@@ -142,6 +150,16 @@ def split_few(source: Source) -> dict[str, Subset]:
         "val": Subset(source, order[count - 2 * few : count - few]),
         "test": Subset(source, order[count - few :]),
     }
+
+
+def split_any(source: Source) -> dict[str, Subset]:
+    """`split`, or `split_few` of a set that `is_few`; ValueError for fewer than three images."""
+    return split_few(source) if is_few(source) else split(source)
+
+
+def is_few(source: Source) -> bool:
+    """Whether it has fewer than 40 images, but three, of which the hash of their ids leaves a part without any."""
+    return 3 <= len(source) < FEW and len({split_of(id) for id in source.ids}) < 3
 
 
 def lend(parts: Mapping[str, Subset], holds: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Subset], list[str]]:

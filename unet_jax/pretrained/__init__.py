@@ -16,9 +16,10 @@ def names() -> tuple[str, ...]:
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a packaged model by its name, any other path as it is; a folder of that name comes first."""
-    packaged = _HERE / str(model)
-    return packaged if str(model) in names() and not Path(model).exists() else Path(model)
+    """The folder of a packaged model by its name, any other path as it is; a folder with a model comes first."""
+    given, packaged = Path(model), _HERE / str(model)
+    own = any((given / name).exists() for name in ("card.json", "checkpoints", "config.json"))
+    return packaged if str(model) in names() and not own else given
 
 
 def card(name: str) -> dict[str, Any]:
