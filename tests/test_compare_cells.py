@@ -70,8 +70,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(folder, tmp_path, 
     config = compare_cells.Config(tmp_path / "out", str(folder), models=("unet",), widths=(2, 4), patch=32)
     bad = {
         "--models vnet: choose among classifier, fcn": {"models": ("vnet",)},
-        "--models border distance need masks .* these are binary": {
-            "models": ("unet", "border", "distance"), "label_kind": "binary",
+        "--models border distance need masks .* these are classes": {
+            "models": ("unet", "border", "distance"), "label_kind": "classes",
         },
         "transunet: .*200 features": {"models": ("unet", "transunet"), "widths": (4, 200)},
         "classifier: .*--target foreground": {"models": ("classifier",), "target": "flow", "window": 16},
