@@ -76,7 +76,7 @@ class Config:
     refine: float | None = None
     """Share of the training, at its end, whose images are only flipped and turned, so that outlines become exact."""
     learning_rate: float | None = None
-    """Adam's step size at its highest."""
+    """Adam's step size at its highest; with --init a tenth of the preset's, so that what was learnt is kept."""
     schedule: Literal["cosine", "constant"] | None = None
     """The recipe is constant; cosine ends a short training better."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -132,10 +132,12 @@ def resolve(config: Config, backend: str) -> Config:
     dtype = config.dtype or ("float32" if backend == "cpu" else "bfloat16")  # bfloat16 is slow on a CPU
     workdir = config.workdir or new_workdir("cells")
     options = {"preset": preset, "workdir": workdir, "dtype": dtype, "fold": one_fold(config.folds, config.fold)}
-    given = config.widths is not None
+    given, gentle = config.widths is not None, config.init is not None and config.learning_rate is None
     config = dataclasses.replace(with_preset(config, PRESETS[preset]), **options)
     if config.model == "FCN" and not given:
         config = dataclasses.replace(config, widths=deeper(config.widths))
+    if gentle:
+        config = dataclasses.replace(config, learning_rate=config.learning_rate / 10)
     startup.check_least(config, epochs=1, batch=1, accumulate=1, patch=1, patience=1, seed=0, skip_nonfinite=0)
     startup.check_least(config, learning_rate=1e-9, max_minutes=0.01, crops=1)
     startup.check_shares(config, "dropout", "refine")

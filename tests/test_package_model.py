@@ -114,6 +114,7 @@ def test_it_is_used_by_its_name(shipped, data, tmp_path, monkeypatch, capsys):
         cli.models(Models(card="other"))
     config = train_cells.resolve(train_cells.Config(init="tiny"), "tpu")
     assert (config.model, config.widths, config.norm) == ("UNet", SMALL.widths, SMALL.norm)
+    assert config.learning_rate == pytest.approx(train_cells.resolve(train_cells.Config(), "tpu").learning_rate / 10)
     card_of = shipped / "tiny" / "card.json"
     told = json.loads(card_of.read_text())
     card_of.write_text(json.dumps(told | {"model": told["model"] | {"name": "AttentionUNet"}}))
