@@ -28,6 +28,7 @@ from unet_jax.logs import write_json
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
 from unet_jax.scoring import summarise
+from unet_jax.workdir import config_of
 
 NAME = "own-"  # before an image's name, which deals the images anew
 CROPS = 200  # an epoch
@@ -69,6 +70,7 @@ def main(config: Config) -> int:
                 options = {"init": init, "train_images": count, "crops": CROPS, "tta": False}
                 options["max_minutes"] = config.minutes_each
                 print(f"\n== {run.name}", flush=True)
+                options["resume"] = config_of(run) is not None
                 if code := train_cells.main(train_cells.Config(workdir=run, data=str(folder), **options)):
                     return code
             rows.append({"images": count, "from": init or "nothing"} | score(Predictor.load(run), apart))
