@@ -60,7 +60,7 @@ def test_every_model_and_a_learning_curve(folder, tmp_path):
         assert float(row["gflop"]) > 0
         for score in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean", "ap50", "clear"):
             assert 0 <= float(row[score]) <= 1
-    assert len({row["parameters"] for row in rows}) == len(rows) - 3  # the U-Net twice and UNet++ of two levels, border and distance
+    assert len({row["parameters"] for row in rows}) == len(rows) - 3  # U-Net twice, UNet++; border, distance
     assert (tmp_path / "table.html").read_text().count("data:image/png") == 2
     with Image.open(tmp_path / "models.png") as picture:
         assert picture.size[1] > len(rows) * 200
