@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import train_cells
+from experiments import compare_cells, train_cells
 from unet_jax import parallel
 from unet_jax.checkpoint import provenance
 from unet_jax.data.named import open_named
@@ -28,7 +28,6 @@ from unet_jax.logs import write_json
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
 from unet_jax.scoring import summarise
-from unet_jax.workdir import config_of
 
 NAME = "own-"  # before an image's name, which deals the images anew
 CROPS = 200  # an epoch
@@ -66,13 +65,10 @@ def main(config: Config) -> int:
     for count in config.images:
         for init in (config.init, None):
             run = config.workdir / "runs" / f"{count}-from-{Path(init or 'nothing').name}"
-            if not (run / "results.json").exists():
-                options = {"init": init, "train_images": count, "crops": CROPS, "tta": False}
-                options["max_minutes"] = config.minutes_each
-                print(f"\n== {run.name}", flush=True)
-                options["resume"] = config_of(run) is not None
-                if code := train_cells.main(train_cells.Config(workdir=run, data=str(folder), **options)):
-                    return code
+            options = {"init": init, "train_images": count, "crops": CROPS, "tta": False}
+            options |= {"data": str(folder), "max_minutes": config.minutes_each}
+            if code := compare_cells.train(train_cells.Config(workdir=run, **options)):
+                return code
             rows.append({"images": count, "from": init or "nothing"} | score(Predictor.load(run), apart))
     about = {"config": config, "scored_on": len(apart), "device": parallel.device_name(), **provenance()}
     write_json(config.workdir / "fine_tuning.json", about | {"rows": rows})

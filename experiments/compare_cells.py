@@ -48,7 +48,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # what --models names: title, o
     "distance": ("U-Net, distance head", {"model": "UNet", "target": "distance"}),
     "flow": ("U-Net, flow head", {"model": "UNet", "target": "flow"}),
 }
-FEW = 200  # crops an epoch of the learning curve, whatever the number of images
+CROPS = 200  # an epoch of the learning curve, whatever the number of images
 RECIPE = {  # what the teaching recipe gives, on its own images
     "classifier": "accuracy 78 %", "fcn": "IoU 0.65", "unet-plain": "IoU 0.87, Dice 0.91", "unet": "IoU 0.92",
 }  # fmt: skip
@@ -93,8 +93,7 @@ class Config:
 def main(config: Config) -> int:
     """Train what is not trained yet, and write the table anew after every row."""
     startup.check_least(config, repeats=1, patch=1, batch=1, window=1, epochs=1, minutes_each=0.01)
-    options = {"label_kind": config.label_kind, "ignore": config.ignore}
-    source = open_named(config.data, **options, say=print)
+    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
     parts, names = split_any(source), chosen_rows(config.models, source.label_kind)
     check_rows(config, names, parts["train"])
     settings = dataclasses.asdict(config) | {"images": digest_of(source.ids)}
@@ -213,11 +212,11 @@ def learning_curve(config: Config, test: Source) -> int:
     for count in config.learning_curve:
         for name, on in (("with", True), ("without", False)):
             folder = config.workdir / "runs" / f"unet-{count}-images-{name}"
-            if code := train(train_config(config, "unet", folder, augment=on, train_images=count, crops=FEW)):
+            if code := train(train_config(config, "unet", folder, augment=on, train_images=count, crops=CROPS)):
                 return code
             curves.setdefault(count, {})[name] = read_rows(folder / "metrics.jsonl")
             scores.setdefault(count, {})[name] = score(folder, test, f"{count} images, {name}", 0)["iou_pooled"]
-    comparison.draw_learning_curves(curves, config.workdir / "learning_curve.png", test=scores, crops=FEW)
+    comparison.draw_learning_curves(curves, config.workdir / "learning_curve.png", test=scores, crops=CROPS)
     return 0
 
 

@@ -84,11 +84,9 @@ def build(config: Config, classes: int) -> nn.Module:
     """The network; ValueError for an option that it does not have."""
     kind, given = models.named(config.model), dataclasses.asdict(config)
     has = {field.name for field in dataclasses.fields(kind)}
-    for name, asked in (("remat", config.remat), ("deep_supervision", config.deep_supervision is not None)):
-        if asked and name not in has:
+    for name in ("remat", "deep_supervision", "upsample"):
+        if given[name] != getattr(Config(), name) and name not in has:
             raise ValueError(f"--{name.replace('_', '-')} does not serve the {config.model}: leave it out")
-    if config.upsample != "transpose" and "upsample" not in has:
-        raise ValueError(f"--upsample {config.upsample} does not serve the {config.model}: leave it out")
     return kind(**{name: given[name] for name in has & given.keys() if given[name] is not None}, classes=classes)
 
 

@@ -47,8 +47,8 @@ class AttentionMaps:
         of = self.predictor
         options = {"patch": of.output_size, "overlap": of.overlap, "batch": of.batch}
         rows = of.prepare(image)
-        seen = rows if of.zoom == 1 else zoom.zoomed(rows[:], of.zoom)
-        return zoom.values_at(predict_probabilities(self._apply, seen, **options), rows.shape[:-1])
+        maps = predict_probabilities(self._apply, zoom.zoomed(rows, of.zoom), **options)
+        return zoom.values_at(maps, rows.shape[:-1])
 
 
 def draw_attention(

@@ -73,14 +73,8 @@ def predict(config: Predict) -> int:
     inputs = find_inputs(config.input)
     if warning := startup.unseen_accelerator(jax.default_backend()):
         print(warning, file=sys.stderr)
-    seen = {
-        "tile": config.tile,
-        "overlap": config.overlap,
-        "batch": config.batch,
-        "tta": config.tta,
-        "zoom": config.zoom,
-    }
-    predictor = Predictor.load(config.model, **seen)
+    seen = ("tile", "overlap", "batch", "tta", "zoom")
+    predictor = Predictor.load(config.model, **{name: getattr(config, name) for name in seen})
     names = [field.name for field in dataclasses.fields(Wanted) if field.name not in ("spread", "instances")]
     wanted = Wanted(
         spread=config.probabilities and predictor.has_spread,

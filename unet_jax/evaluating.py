@@ -175,8 +175,8 @@ def about(source: Source, predicted: FromModel | FromFolder, options: Options) -
                 f"The model was trained on a part of {Path(learnt).name}, and the split {options.split} holds images "
                 f"that it has seen: these scores are not those of new images. {mend}"
             )
-        held = card.get("test_images", digest_of(source.ids))
-        if options.split == "test" and held != digest_of(source.ids) and Path(learnt).name == Path(options.data).name:
+        other = card.get("test_images") not in (None, digest_of(source.ids))
+        if options.split == "test" and other and Path(learnt).name == Path(options.data).name:
             notes.append(
                 "These are not the test images of the model's training, which dealt them in another way: it may have "
                 "seen some. Its scores of images that it has not seen are in results.json of its folder."

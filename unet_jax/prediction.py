@@ -103,7 +103,7 @@ class Predictor:
         def seen() -> Iterator[Rows]:
             for image in images:
                 sizes.append(tuple(image.shape[:-1]))
-                yield image if self.zoom == 1 else zoom.zoomed(image[:], self.zoom)
+                yield zoom.zoomed(image, self.zoom)
 
         for values in whole(self.bands(seen(), count=count)):
             here = zoom.values_at(values, sizes.popleft())

@@ -1,13 +1,21 @@
 """Images at another magnification than the network was trained at: enlarged for it, its answer brought back."""
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32
+
+from unet_jax.blending import Rows
 
 LEAST, MOST = 0.1, 10.0
 
 
-def zoomed(image: UInt8[np.ndarray, "*s c"], zoom: float) -> UInt8[np.ndarray, "*t c"]:
-    """The image at `zoom` times its size along each axis, rounded; linear between pixels, smoothed when it shrinks."""
+def zoomed(image: Rows, zoom: float) -> Rows:
+    """The image (*S, C) at `zoom` times its size along each axis, rounded; with 1 itself, whose rows are read later.
+
+    Linear between pixels, smoothed when it shrinks.
+    """
+    if zoom == 1:
+        return image
+    image = image[:]
     size = tuple(max(1, round(n * zoom)) for n in image.shape[:-1])
     return np.rint(_resize(image, (*size, image.shape[-1]), smooth=zoom < 1)).astype(np.uint8)
 
