@@ -47,6 +47,17 @@ def test_resume_needs_a_run_and_the_same_config(tmp_path):
         check_workdir(tmp_path, CONFIG, resume=True, may_change=())
 
 
+def test_one_folder_may_be_written_in_two_ways(tmp_path, monkeypatch):
+    for name in ("cells", "others"):
+        (tmp_path / name).mkdir()
+    open_workdir(tmp_path / "run", {"data": tmp_path / "cells"})
+    monkeypatch.chdir(tmp_path)
+    check_workdir(tmp_path / "run", {"data": Path("cells")}, resume=True, may_change=())
+    for other in ("others", "not there"):
+        with pytest.raises(ValueError, match=f"data was .*cells', now '{other}'"):
+            check_workdir(tmp_path / "run", {"data": Path(other)}, resume=True, may_change=())
+
+
 def test_options_not_given_are_those_of_the_run(tmp_path):
     open_workdir(tmp_path, dataclasses.asdict(Options(tmp_path, False, "cells", (4, 8), 200, None)))
     plain = Options(tmp_path, resume=True)

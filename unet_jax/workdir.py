@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -73,12 +74,20 @@ def _check(workdir: Path, config: Mapping[str, Any], *, resume: bool, may_change
     if resume:
         if before is None:
             raise FileNotFoundError(f"{workdir} holds no run to resume: leave out --resume, or name its --workdir")
-        differs = [k for k in config if k not in may_change and before.get(k) != config[k]]
+        differs = [k for k in config if k not in may_change and not _agree(before.get(k), config[k])]
         if differs:
             words = "; ".join(f"{k} was {before.get(k)!r}, now {config[k]!r}" for k in differs)
             raise ValueError(f"{workdir} holds another run ({words}): give the same options, or a new --workdir")
     elif before is not None or remote.checkpoints_of(workdir).exists():
         raise FileExistsError(f"{workdir} holds another run: add --resume to go on with it, or name a new --workdir")
+
+
+def _agree(before: Any, now: Any) -> bool:
+    """Whether an option is what it was: equal, or one folder whose path is written in two ways."""
+    if before == now:
+        return True
+    paths = [before, now]
+    return all(isinstance(path, str) and os.path.exists(path) for path in paths) and os.path.samefile(*paths)
 
 
 def open_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
