@@ -188,6 +188,26 @@ def test_examples_of_every_size_channel_and_label_type(tmp_path):
     assert (read(tmp_path / "odd.png") < 128).any()
 
 
+def test_what_nobody_annotated_is_hatched_and_no_error(tmp_path):
+    truth, prediction, mask = np.zeros((3, 252, 252), np.int32)
+    truth[20:60, 20:60], prediction[20:60, 20:60], mask[:, :126] = 1, 1, 1
+    prediction[20:60, 180:220] = 1  # where nobody looked
+    image = np.full((252, 252, 1), 100, np.uint8)
+    squares, _ = pictures.panels(image, truth, prediction, side=252, mask=mask.astype(bool))
+    np.testing.assert_array_equal(squares[0], 100)
+    for square in squares[1:]:
+        assert (square[:, 126:] == pictures.HATCH).all(-1).mean() == pytest.approx(0.25, abs=0.01)
+        assert not (square[:, :126] == pictures.HATCH).all(-1).any()
+    colours = {tuple(colour) for colour in squares[3].reshape(-1, 3).tolist()}
+    assert colours == {pictures.NOTHING, pictures.AGREED, pictures.HATCH}  # the wrong piece is no error
+    part = {"image": image, "label": truth, "prediction": prediction, "mask": mask > 0, "id": "a", "iou": 1, "dice": 1}
+    sheets = []
+    for name, items in (("part.png", part), ("whole.png", part | {"mask": mask >= 0})):
+        report.examples([items | {"group": "best"}], tmp_path / name)
+        sheets.append(read(tmp_path / name))
+    assert (sheets[0][-30:] != sheets[1][-30:]).any()  # the last line says what the hatching is
+
+
 def test_the_same_examples_give_the_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         report.examples([item()], tmp_path / name)

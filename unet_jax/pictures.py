@@ -16,6 +16,7 @@ FOUND, LOST, EXTRA = PREDICTION, (255, 150, 30), (255, 80, 210)  # of objects on
 OUTLINE_REACH = 4  # pixels away that `overlay` looks at
 MISSED, FALSE, AGREED, NOTHING = (213, 94, 0), (0, 114, 178), (196, 196, 196), (245, 245, 245)
 CONFUSED = (204, 80, 167)  # one class taken for another
+HATCH = (128, 128, 128)  # over what nobody annotated
 Label = Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]
 
 
@@ -75,6 +76,14 @@ def painted(
     """Lay the colour of its class over every pixel that is not of class 0."""
     mixed = (0.4 * picture + 0.6 * colours[label]).astype(np.uint8)
     return np.where(label[..., None] > 0, mixed, picture)
+
+
+def hatched(picture: UInt8[np.ndarray, "h w 3"], where: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw grey diagonals, a quarter of the pixels, over `where`."""
+    y, x = np.indices(where.shape)
+    drawn = picture.copy()
+    drawn[where & ((x + y) % 8 < 2)] = HATCH
+    return drawn
 
 
 def magnified(array: Shaped[np.ndarray, "h w *c"], zoom: float) -> Shaped[np.ndarray, "H W *c"]:
@@ -147,16 +156,25 @@ def field_of_view(
 
 
 def panels(
-    image: Shaped[np.ndarray, "h w c"], truth: Label, prediction: Label, *, side: int, classes: int = 0
+    image: Shaped[np.ndarray, "h w c"],
+    truth: Label,
+    prediction: Label,
+    *,
+    side: int,
+    classes: int = 0,
+    mask: Bool[np.ndarray, "h w"] | None = None,
 ) -> tuple[list[UInt8[np.ndarray, "side side 3"]], tuple[int, int]]:
     """Draw one field of view four times: the image, truth over it, prediction over it, errors; and give its h and w.
 
-    Truth and prediction are outlines, or painted where there are so many `classes`.
+    Truth and prediction are outlines, or painted where there are so many `classes`. Pixels outside `mask` are not
+    annotated: there all but the image is hatched, and nothing is an error.
     """
+    mask = np.ones(truth.shape, bool) if mask is None else mask
+    truth, prediction = truth * mask, prediction * mask
     wrong = truth != prediction if classes else None
     rows, columns, zoom = field_of_view(truth, prediction, panel=side, wrong=wrong)
-    picture, truth, prediction = (
-        magnified(array[rows, columns], zoom) for array in (for_display(image), truth, prediction)
+    picture, truth, prediction, mask = (
+        magnified(array[rows, columns], zoom) for array in (for_display(image), truth, prediction, mask)
     )
     if classes:
         maps = [painted(picture, label, class_colours(classes)) for label in (truth, prediction)]
@@ -164,6 +182,7 @@ def panels(
     else:
         outlines = [overlay(picture, truth, TRUTH), overlay(picture, prediction, PREDICTION)]
         drawn = [picture, *outlines, error_map(truth, prediction)]
+    drawn[1:] = [hatched(part, ~mask) for part in drawn[1:]]
     return _framed(drawn, side), (rows.stop - rows.start, columns.stop - columns.start)
 
 

@@ -23,6 +23,7 @@ CLASS_NOTE = (
     "Field of view: the square in which most pixels disagree. Errors: orange missed, blue false, pink taken for "
     "another class, grey agreed. Dark images are contrast-stretched for display."
 )
+HATCH_NOTE = " Hatched: not annotated."
 NAMED = 24  # classes whose names are written below in their colours
 
 
@@ -152,7 +153,7 @@ def _column_of(item: Mapping[str, Any], classes: int) -> tuple[list[np.ndarray],
     if not image.shape[:2] == truth.shape == prediction.shape:
         shapes = f"image {image.shape[:2]}, label {truth.shape}, prediction {prediction.shape}"
         raise ValueError(f"{item['id']}: sizes differ ({shapes}): give all three at the image's size")
-    squares, whole = panels(image, truth, prediction, side=PANEL, classes=classes)
+    squares, whole = panels(image, truth, prediction, side=PANEL, classes=classes, mask=item.get("mask"))
     height, width = image.shape[:2]
     shown = f"all {height}×{width} px" if whole == (height, width) else f"{whole[0]}×{whole[1]} of {height}×{width} px"
     kind = str(item.get("kind") or "").replace("_", " ")
@@ -173,6 +174,7 @@ def examples(
     Args:
         items: each {"image": (h, w, c), "label": (h, w) ids or classes, "prediction": (h, w) bool or ids, "id": str,
             "kind": str or "", "iou": float, "dice": float, "group": "best" | "median" | "worst"}; drawn group by group.
+            With "mask": (h, w) bool, what lies outside was not annotated: it is hatched and no error.
         path: the PNG; it appears whole or not at all.
         title: a line above everything.
         classes: names of the classes, where label and prediction are painted class by class, not outlined.
@@ -190,7 +192,8 @@ def examples(
         starts.append([x + i * (PANEL + GAP) for i in range(len(group))])
         x += len(group) * (PANEL + GAP) + (GROUP_GAP - GAP if group else 0)
     width = max(x - GROUP_GAP + 8, 2 * PANEL + MARGIN)
-    note = textwrap.wrap(CLASS_NOTE if classes else NOTE, width // 9)
+    partial = any(not np.all(item.get("mask", True)) for item in items)
+    note = textwrap.wrap((CLASS_NOTE if classes else NOTE) + partial * HATCH_NOTE, width // 9)
     names = _class_names(classes, width)
     head, foot = (100 if title else 58), 96 + 22 * (len(note) + len({y for _, y, _, _ in names}))
     rows = [head + i * (PANEL + GAP) for i in range(4)]

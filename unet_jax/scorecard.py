@@ -118,7 +118,7 @@ def draw_examples(
     items = []
     for group, chosen in report.choose_examples(np.asarray(iou)).items():
         for i in chosen:
-            sample = {k: source[i][k] for k in ("image", "label", "id")}
+            sample = {k: source[i][k] for k in ("image", "label", "mask", "id")}
             scores = {"iou": float(iou[i]), "dice": float(dice[i])}
             items.append({**sample, **scores, "prediction": prediction(i), "kind": kinds[i], "group": group})
     named = classes if len(classes) > 2 else ()
