@@ -129,3 +129,11 @@ def test_print_colours_and_animations_are_refused(tmp_path):
     frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match=r"film.png: is an animation of 2 frames"):
         read_image(tmp_path / "film.png")
+
+
+@pytest.mark.filterwarnings("ignore:.*images with an alpha channel")
+@pytest.mark.parametrize(("extra", "channels"), [("unspecified", 4), ("assocalpha", 3), ("unassalpha", 3)])
+def test_a_fourth_sample_is_a_band_unless_the_file_calls_it_opacity(tmp_path, extra, channels):
+    pixels = noise(6, 5, 4)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=[extra])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels[..., :channels])

@@ -206,9 +206,8 @@ def single_page(tiff: Any) -> Any:
 
 
 def has_alpha(page: Any) -> bool:
-    """Whether the last of a page's samples is opacity."""
-    rgba = int(page.photometric) == 2 and page.samplesperpixel == 4
-    return page.samplesperpixel > 1 and (rgba or any(int(extra) in (1, 2) for extra in page.extrasamples[-1:]))
+    """Whether the last of a page's samples is opacity, as ExtraSamples must say: else it is a band, such as NIR."""
+    return page.samplesperpixel > 1 and any(int(extra) in (1, 2) for extra in page.extrasamples[-1:])
 
 
 def is_complete(page: Any, file_size: int) -> bool:
