@@ -83,6 +83,45 @@ def test_a_gzip_cut_short(tmp_path, keep):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("lost", [1, 4, 8, 9])
+def test_a_gzip_without_its_checksum(tmp_path, lost):
+    """A gzip ends with four bytes of checksum and four of length; every voxel stands before them."""
+    path = save(tmp_path / "a.nii.gz", np.zeros((64, 64, 64), np.uint8))  # more than is unpacked to see the header
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(ValueError, match=r"a\.nii\.gz is cut short or damaged .*copy or download it again"):
+        read_nifti(path)
+
+
+def test_no_flipped_bit_changes_a_voxel(tmp_path):
+    """In what is packed, and in the checksum and length behind it; the first ten bytes tell of a name and a date."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 999, (8, 8, 8)).astype(np.int16)
+    path = tmp_path / "a.nii.gz"
+    plain = save(tmp_path / "a.nii", noise).read_bytes()
+    whole = gzip.compress(plain)
+    flips = {*rng.integers(10 * 8, len(whole) * 8, 60).tolist(), *range((len(whole) - 8) * 8, len(whole) * 8, 7)}
+    for bit in flips:
+        torn = bytearray(whole)
+        torn[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(torn)
+        with pytest.raises(ValueError, match=r"a\.nii\.gz"):
+            read_nifti(path)
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_nifti(path)[0][..., 0], noise)
+
+
+def test_what_lies_behind_the_voxels_is_checked_and_not_kept(tmp_path):
+    """More in a file than its header tells of is no fault; a second gzip joined on is read to its checksum too."""
+    path = save(tmp_path / "a.nii", VALUES)
+    more = gzip.compress(path.read_bytes()) + gzip.compress(bytes(3 * 2**20))
+    packed = tmp_path / "b.nii.gz"
+    packed.write_bytes(more)
+    np.testing.assert_array_equal(read_nifti(packed)[0][..., 0], VALUES)
+    packed.write_bytes(more[:-8] + bytes(8))
+    with pytest.raises(ValueError, match=r"b\.nii\.gz is cut short or damaged \(CRC check failed"):
+        read_nifti(packed)
+
+
 def test_a_plain_file_cut_short_and_one_that_is_no_nifti(tmp_path):
     path = save(tmp_path / "a.nii", VALUES)
     path.write_bytes(path.read_bytes()[:-9])

@@ -17,6 +17,7 @@ from unet_jax.logs import replacing
 
 _MOST_PACKED = 1032  # no byte of gzip unpacks to more
 _HEADER_BYTES = 2**24  # with all its extensions
+_PIECE = 2**20  # bytes at a time of what is read and not kept
 _BEGINNING = (("i", 0), ("f", 108), ("q", 168))  # size of the header; where the voxels begin, in versions 1 and 2
 
 
@@ -69,13 +70,13 @@ def read_nifti(path: str | Path) -> tuple[Shaped[np.ndarray, "x y z c"], Grid]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: as `read_grid`; and for a file cut short, infinite or missing numbers.
+        ValueError: as `read_grid`; and for a file cut short or damaged, infinite or missing numbers.
     """
     path = Path(path)
     file = _open(path)
     grid, channels = _grid_of(file, path)
     try:
-        values = np.asanyarray(file.dataobj)
+        values = _voxels(file)
     except MemoryError:
         raise MemoryError(f"{path}: not enough memory for its voxels") from None
     except Exception as error:  # of the system, gzip, zlib, numpy
@@ -157,11 +158,31 @@ def _open(path: Path):
     return file
 
 
+def _packed(path: Path) -> bool:
+    """Whether a file is a gzip, whatever it is called."""
+    with path.open("rb") as plain:
+        return plain.read(2) == b"\x1f\x8b"
+
+
+def _voxels(file) -> np.ndarray:
+    """Numbers of a file that nibabel opened; an error of gzip or zlib unless its checksum and length are right.
+
+    nibabel stops at the last voxel, and the checksum stands behind it: the rest is read too, in pieces, and not kept.
+    """
+    lazy, path = file.dataobj, Path(file.file_map["image"].filename)
+    if not _packed(path):
+        return np.asanyarray(lazy)
+    with gzip.open(path) as stream:
+        spec = lazy.shape, lazy.dtype, lazy.offset, lazy.slope, lazy.inter
+        values = np.asanyarray(type(lazy)(stream, spec))
+        while stream.read(_PIECE):
+            pass
+    return values
+
+
 def _check_header(path: Path) -> None:
     """ValueError when the voxels begin so far behind the header that reading up to them would fill the memory."""
-    with path.open("rb") as plain:
-        packed = plain.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else path.open("rb") as file:
+    with gzip.open(path) if _packed(path) else path.open("rb") as file:
         head = file.read(176)
     for order in "<>":
         size, first, second = (struct.unpack_from(order + kind, head.ljust(176, b"\0"), at) for kind, at in _BEGINNING)
@@ -176,8 +197,7 @@ def _check_voxels(path: Path, shape: tuple[int, ...], kind: np.dtype) -> None:
         raise ValueError(f"{path} holds numbers of type {kind}: export it with integers or floating point")
     count = math.prod(int(n) for n in shape)
     stored, size = count * kind.itemsize, path.stat().st_size
-    with path.open("rb") as plain:
-        most = size * _MOST_PACKED if plain.read(2) == b"\x1f\x8b" else size - 348  # of the header
+    most = size * _MOST_PACKED if _packed(path) else size - 348  # of the header
     if stored > most:
         raise ValueError(
             f"{path} is cut short or damaged (its header tells of {shape} voxels, {stored} bytes, which a file of "
