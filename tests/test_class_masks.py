@@ -1,8 +1,11 @@
 """Masks as people have them, and what they are taken for."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.draw import line_aa
 
 from tests.folders import save, squares
 from unet_jax.data.class_masks import IGNORED, decide, legend_of, survey
@@ -37,6 +40,56 @@ def test_soft_edges_are_cut_at_half_and_said(tmp_path):
     np.testing.assert_array_equal(legend.read(paths[0]), soft_edges() >= 128)
     assert "greys between 0 and 255 (soft edges; " in legend.notes[0]
     assert "a pixel of 128 or more is foreground" in legend.notes[0]
+
+
+def thin(seed, size=96):
+    """Three anti-aliased lines of 1 px, any way: white only where one happens to cross the middle of a pixel."""
+    mask, rng = np.zeros((size, size)), np.random.default_rng(seed)
+    for ends in rng.integers(0, size, (3, 4)).tolist():
+        rows, columns, cover = line_aa(*ends)
+        mask[rows, columns] = np.maximum(mask[rows, columns], cover)
+    return (255 * mask).astype(np.uint8)
+
+
+def resized(seed, by, size=192):
+    """Three lines of 3 px, any way, scaled down."""
+    mask, rng = np.zeros((size, size), bool), np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - size / 2
+    for turn, away in zip(rng.uniform(0, np.pi, 3), rng.uniform(-60, 60, 3), strict=True):
+        mask |= abs(y * np.cos(turn) + x * np.sin(turn) - away) <= 1.5
+    small = Image.fromarray(255 * mask.astype(np.uint8)).resize((size // by, size // by), Image.Resampling.BILINEAR)
+    return np.asarray(small)
+
+
+@pytest.mark.parametrize("draw", [thin, *(partial(resized, by=by) for by in (2, 3, 4))])
+def test_lines_so_thin_that_white_is_rare_are_soft(tmp_path, draw):
+    masks = [draw(seed) for seed in range(3)]
+    paths = files(tmp_path, masks)
+    legend = decide(survey(paths))
+    half = (int(np.max(masks)) + 1) // 2
+    assert 60 < half <= legend.threshold == half
+    assert f"a pixel of {half} or more is foreground (if they are classes: --classes NAME=VALUE" in legend.notes[0]
+    np.testing.assert_array_equal(legend.read(paths[0]), masks[0] >= half)
+
+
+def test_a_jpeg_mask_saved_as_png_is_cut_at_half(tmp_path):
+    (path,) = files(tmp_path, [squares([255] * 30)], ending="jpg")
+    paths = files(tmp_path, [np.asarray(Image.open(path))])
+    np.testing.assert_array_equal(decide(survey(paths)).read(paths[0]), squares([1] * 30))
+
+
+@pytest.mark.parametrize("greys", [[128], [85, 170]])
+def test_few_greys_between_0_and_255_are_classes_however_rare(tmp_path, greys):
+    legend = decide(survey(files(tmp_path, [squares([255] * 20 + greys)] * 2)))
+    assert legend.names == ("background", *(f"class {v}" for v in greys), "class 255")
+    assert "soft edges of one class: --classes NAME=255" in legend.notes[1]
+
+
+def test_greys_among_their_like_are_classes(tmp_path):
+    """Five kinds of crack, a pixel thin: no grey is between two others."""
+    mask = np.zeros((48, 48), np.uint8)
+    mask[4:44:8, 4:44] = np.array([50, 100, 150, 200, 250])[:, None]
+    assert len(decide(survey(files(tmp_path, [mask]))).names) == 6
 
 
 def test_jpeg_masks_are_cut_at_half_and_said(tmp_path):
@@ -87,6 +140,25 @@ def test_few_classes_of_one_piece_each_are_no_objects(tmp_path):
     assert legend.names == ("background", *(f"class {i}" for i in range(1, 6)))
 
 
+@pytest.mark.parametrize(
+    "held",
+    [[1, 1, 2, 1, 1, 2], [5, 3, 4, 5, 2], [9, 9, 9]],
+    ids=["liver and tumour", "organs, from the first on", "nine in every slice"],
+)
+def test_organs_are_classes_though_each_lies_in_one_piece(tmp_path, held):
+    legend = decide(survey(files(tmp_path, [squares(range(1, n + 1)) for n in held])))
+    assert legend.names == ("background", *(f"class {i}" for i in range(1, max(held) + 1)))
+    if max(held) < 9:  # which cells of small images could be too
+        assert "if they are objects, not classes, python -m experiments.train_cells" in legend.notes[1]
+
+
+def test_many_numbers_with_gaps_are_objects(tmp_path):
+    """Crops of one large label image: none is counted through."""
+    legend = decide(survey(files(tmp_path, [squares(range(20, 60)), squares(range(50, 80))])))
+    assert legend.objects
+    assert "if they are classes: --classes NAME=VALUE" in legend.notes[0]
+
+
 def colours(values, table):
     return np.array(table, np.uint8)[squares(values, pieces=3)]
 
@@ -129,6 +201,37 @@ def test_classes_of_the_user_keep_their_names_order_and_background(tmp_path):
     np.testing.assert_array_equal(legend.read(paths[0]), squares([2, 1, IGNORED], dtype=np.uint16))
     own = legend_of(parse_classes(["car=9", "road=3", "rest=0"]), survey(paths), ignore=4)
     assert own.names == ("rest", "car", "road")
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "background"),
+    [
+        ({"road": 1}, ("background", "road"), 0),
+        ({"road": 1, "Void": 0}, ("Void", "road"), 0),
+        ({"road": 1, "__BG__": 0}, ("__BG__", "road"), 0),
+        ({"road": 1, "field": 0}, ("field", "road"), None),
+        ({"road": 0, "Background": 1}, ("Background", "road"), 0),
+        ({"road": 1, "void": 2}, ("background", "road", "void"), 0),
+    ],
+)
+def test_what_the_user_calls_background_is_first(tmp_path, given, names, background):
+    legend = legend_of(given, survey(files(tmp_path, [squares([1, 2])])))
+    assert (legend.names, legend.background) == (names, background)
+
+
+def test_masks_without_a_0_have_no_background(tmp_path):
+    full = squares([2]) + 1 - squares([1])  # 1 around a square of 2
+    assert decide(survey(files(tmp_path, [full]))).background is None
+    red_and_blue = np.array([(255, 0, 0), (0, 0, 255)], np.uint8)[squares([1])]
+    assert decide(survey(files(tmp_path, [red_and_blue]))).background is None
+    assert decide(survey(files(tmp_path, [squares([1, 2], pieces=3)]))).background == 0
+
+
+def test_a_dark_class_with_soft_edges_before_a_bright_background(tmp_path):
+    paths = files(tmp_path, [soft_edges()])
+    legend = legend_of({"crack": 0, "background": 255}, survey(paths))
+    np.testing.assert_array_equal(legend.read(paths[0]), soft_edges() < 128)
+    assert "a pixel of 128 or more is background" in legend.notes[0]
 
 
 def test_one_class_of_the_user_with_soft_edges(tmp_path):

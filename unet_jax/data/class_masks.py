@@ -9,18 +9,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Integer, UInt16
+from jaxtyping import Int64, Integer, UInt16
 
 from unet_jax.data.decode import Raw, Refused, decode
 from unet_jax.data.images import image_of, label_of, named
-from unet_jax.data.labels import Values, anti_aliased, decide_kind, values_of
+from unet_jax.data.labels import Values, values_of
+from unet_jax.data.mask_evidence import MAX_CLASSES, are_objects, like_objects, neighbours, soft_share
 
-MAX_CLASSES = 256
-FEW = 32  # numbers that may be classes even where each lies in one piece
 IGNORED, _UNKNOWN = 65_535, 65_534  # what a legend gives for pixels that do not count, and for values it has not
 _SHIFTS = np.array([65_536, 256, 1], np.int32)  # of red, green and blue
+_NO_CLASS = {"background", "bg", "void", "unlabelled", "unlabeled", "unclassified", "unannotated", "nodata", "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Legend:
     """Names of the classes, and the raw values of each.
 
     Values are numbers, or 65536 red + 256 green + blue where `colours`. With a `threshold` there are two classes, and
-    a pixel is of the second where its grey reaches it. `ignored` pixels do not count. `notes` are for the user.
+    a pixel is of the one of the greater value where its grey reaches it. `background` is the index of the class that
+    is none, which takes part in no mean: 0, or None where every class is one of its own. `ignored` pixels do not
+    count. `notes` are for the user.
     """
 
     names: tuple[str, ...]
@@ -38,6 +41,7 @@ class Legend:
     threshold: int | None = None
     objects: bool = False  # whatever is not 0 is of the second class
     notes: tuple[str, ...] = ()
+    background: int | None = 0
 
     def read(self, path: Path) -> UInt16[np.ndarray, "h w"]:
         """The mask in a file as class indices, `IGNORED` where it does not count; ValueError for other values."""
@@ -54,7 +58,8 @@ class Legend:
 
     def _classes(self, raw: np.ndarray) -> np.ndarray:
         if self.threshold is not None:
-            return (raw >= self.threshold).astype(np.uint16)
+            bright_is_second = self.values[1] > self.values[0]
+            return ((raw >= self.threshold) == bright_is_second).astype(np.uint16)
         if self.objects:
             return (raw != 0).astype(np.uint16)
         pairs = sorted((value, index) for index, values in enumerate(self.values) for value in values)
@@ -82,17 +87,21 @@ def _numbers(raw: Raw, colours: bool) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What all masks of a folder hold: the numbers of each, whether they are colours, which files are lossy."""
+    """What all masks of a folder hold: the numbers of each, and of how many files compression has altered them.
+
+    `beside` is the sum of `mask_evidence.neighbours` over the masks of three or more numbers below 256.
+    """
 
     files: tuple[Values, ...]
     colours: bool = False
     lossy: int = 0
+    beside: Int64[np.ndarray, "2 256"] = dataclasses.field(default_factory=lambda: np.zeros((2, 256), np.int64))
 
 
 def survey(paths: Sequence[Path], *, colours: bool = False) -> Survey:
     """Look at every mask, several at a time; as colours if told or if one holds any. ValueError for a damaged one."""
 
-    def look(path: Path) -> tuple[Values | None, bool]:
+    def look(path: Path) -> tuple[Values | None, bool, Any]:
         with named(path):
             raw = decode(path)
             try:
@@ -100,16 +109,20 @@ def survey(paths: Sequence[Path], *, colours: bool = False) -> Survey:
             except Refused as error:
                 if error.fault != "colour-mask":
                     raise
-                return None, bool(raw.lossy)
+                return None, bool(raw.lossy), 0
         small = not colours and bool(values.min() >= 0 and values.max() < 256)
         # Numbers below 256 are told apart in the same way whatever the file's bits.
-        return values_of(values.astype(np.uint8) if small else values, measure_pieces=small), bool(raw.lossy)
+        values = values.astype(np.uint8) if small else values
+        kept = values_of(values, measure_pieces=small)
+        return kept, bool(raw.lossy), neighbours(values) if small and len(kept.values) > 2 else 0
 
     with ThreadPoolExecutor(4, thread_name_prefix="unet-jax-mask") as pool:
         found = list(pool.map(look, paths))
-        if any(values is None for values, _ in found):
+        if any(values is None for values, _, _ in found):
             return survey(paths, colours=True)
-    return Survey(tuple(values for values, _ in found if values), colours, sum(lossy for _, lossy in found))
+    beside = sum((beside for _, _, beside in found), np.zeros((2, 256), np.int64))
+    lossy = sum(lossy for _, lossy, _ in found)
+    return Survey(tuple(values for values, _, _ in found if values), colours, lossy, beside)
 
 
 def decide(found: Survey, *, ignore: int | None = None) -> Legend:
@@ -117,8 +130,8 @@ def decide(found: Survey, *, ignore: int | None = None) -> Legend:
 
     * one number beside 0: background and foreground
     * colours: a class each, black first, the others by red, green, blue
-    * greys between 0 and 255, as soft edges and JPEG leave them: foreground from 128 up
-    * numbers that are objects' (`labels.decide_kind`), counted through in most files: background and foreground
+    * greys of soft edges and of JPEG (`mask_evidence.soft_share`): foreground from half of the greatest up
+    * numbers of objects (`mask_evidence.are_objects`): background and foreground
     * up to 256 other numbers: a class each; 255 beside 0..n does not count
 
     Raises:
@@ -134,8 +147,14 @@ def decide(found: Survey, *, ignore: int | None = None) -> Legend:
         raise ValueError(f"all {len(files)} masks are empty (every pixel is 0): nothing can be learnt from them")
     if found.colours:
         return _by_value(values, skipped, colours=True)
-    if soft := _soft(files, totals, found.lossy):
-        return Legend(("background", "foreground"), ((0,), (255,)), skipped, threshold=128, notes=(soft,))
+    if (share := soft_share(totals, found.beside, lossy=bool(found.lossy))) is not None:
+        top, half = values[-1], (values[-1] + 1) // 2
+        why = f"{found.lossy} masks are JPEG" if found.lossy else "soft edges"
+        note = (
+            f"masks hold greys between 0 and {top} ({why}; {100 * share:.2g} % of the pixels are neither dark nor "
+            f"bright): a pixel of {half} or more is foreground (if they are classes: --classes NAME=VALUE ...)"
+        )
+        return Legend(("background", "foreground"), ((0,), (top,)), skipped, threshold=half, notes=(note,))
     if (len(values) <= 2 and values[0] == 0) or len(values) == 1:
         return Legend(("background", "foreground"), ((0,), tuple(v for v in values if v)), skipped)
     if found.lossy:
@@ -143,35 +162,48 @@ def decide(found: Survey, *, ignore: int | None = None) -> Legend:
             f"{found.lossy} masks are JPEG, which alters the numbers of classes ({_some(values)}): export them again "
             "as PNG from the program that drew them"
         )
-    if _are_objects(files, values):
+    if are_objects(files, values):
         note = (
             f"masks hold up to {max(len(f.values) for f in files) - 1} numbers each, one an object: all objects are "
-            "learnt as one class (to tell them apart: python -m experiments.train_cells)"
+            "learnt as one class (to tell them apart: python -m experiments.train_cells; if they are classes: "
+            "--classes NAME=VALUE ...)"
         )
         return Legend(("background", "foreground"), ((0,), ()), skipped, objects=True, notes=(note,))
     if values[-1] == 255 and values[:-1] == list(range(len(values) - 1)) and len(values) > 2 and ignore is None:
         note = f"value 255 beside 0..{len(values) - 2} is taken as not annotated, and does not count"
         return dataclasses.replace(_by_value(values[:-1], (255,), colours=False), notes=(note,))
-    return _by_value(values, skipped, colours=False)
+    legend = _by_value(values, skipped, colours=False)
+    return dataclasses.replace(legend, notes=legend.notes + _doubts(files, values))
 
 
 def legend_of(classes: Mapping[str, int], found: Survey, *, ignore: int | None = None) -> Legend:
     """The legend that the user gives: names and values, the background (0) added where it is not named.
 
-    Where there is one class beside the background, and masks have soft edges, a pixel is of it from half its value up.
+    First is what the user calls background (or void, unlabelled ...), that of value 0 before others; where nothing is
+    called so, 0 is a class like any other, and comes first.
+    With two classes and masks of soft edges, a pixel is of the brighter one from half its value up.
     Raises ValueError for two names of one value, and more than 256 classes.
     """
     chosen = dict(classes) if 0 in classes.values() else {"background": 0, **classes}
-    names = tuple(sorted(chosen, key=lambda name: chosen[name] != 0))
+    nothing = min(filter(_is_background, chosen), key=lambda name: chosen[name] != 0, default=None)
+    names = tuple(sorted(chosen, key=lambda name: (name != nothing, chosen[name] != 0)))
     if len(set(chosen.values())) < len(chosen) or len(chosen) > MAX_CLASSES:
         raise ValueError(f"--classes {_some(chosen.items())}: give up to {MAX_CLASSES} names, each a value of its own")
-    legend = Legend(names, tuple((chosen[name],) for name in names), () if ignore is None else (ignore,), found.colours)
+    values = tuple((chosen[name],) for name in names)
+    skipped = () if ignore is None else (ignore,)
+    legend = Legend(names, values, skipped, found.colours, background=None if nothing is None else 0)
     beyond = {v for file in found.files for v in file.values} - set(chosen.values()) - {ignore}
     top = max(chosen.values())
-    if beyond and not found.colours and len(names) == 2 and top > 1 and max(beyond) <= 255:
-        note = f"masks hold greys beside 0 and {top}: a pixel of {(top + 1) // 2} or more is {names[1]}"
+    if beyond and not found.colours and len(names) == 2 and 0 in chosen.values() and top > 1 and max(beyond) <= 255:
+        bright = max(names, key=lambda name: chosen[name])
+        note = f"masks hold greys beside 0 and {top}: a pixel of {(top + 1) // 2} or more is {bright}"
         return dataclasses.replace(legend, threshold=(top + 1) // 2, notes=(note,))
     return legend
+
+
+def _is_background(name: str) -> bool:
+    """Whether a name says that a pixel is of no class; case, blanks and dashes apart."""
+    return "".join(filter(str.isalpha, name.lower())) in _NO_CLASS
 
 
 def _by_value(values: Sequence[int], ignored: tuple[int, ...], *, colours: bool) -> Legend:
@@ -184,34 +216,17 @@ def _by_value(values: Sequence[int], ignored: tuple[int, ...], *, colours: bool)
         )
     names = tuple("background" if v == 0 else _name(v, colours) if colours else f"class {v}" for v in values)
     note = f"{len(values)} {'colours' if colours else 'values'} in the masks, a class each: {_some(names)}"
-    return Legend(names, tuple((v,) for v in values), ignored, colours, notes=(note,))
+    background = 0 if values[0] == 0 else None
+    return Legend(names, tuple((v,) for v in values), ignored, colours, notes=(note,), background=background)
 
 
-def _soft(files: Sequence[Values], totals: Counter[int], lossy: int) -> str:
-    """What is said of masks that are all but black and white, "" where they are something else."""
-    if max(totals) < 240 or max(totals) > 255 or len(totals) < 3:
-        return ""
-    if not lossy and not any(anti_aliased(file, None) for file in files):
-        return ""
-    between = sum(count for value, count in totals.items() if 32 <= value < 224) / sum(totals.values())
-    if between > 0.2:
-        return ""
-    why = f"{lossy} masks are JPEG" if lossy else "soft edges"
-    return (
-        f"masks hold greys between 0 and 255 ({why}; {100 * between:.2g} % of the pixels are neither dark nor bright): "
-        "a pixel of 128 or more is foreground"
-    )
-
-
-def _are_objects(files: Sequence[Values], values: Sequence[int]) -> bool:
-    try:
-        numbered = decide_kind(files) == "instances"
-    except ValueError:  # open: classes, unless there are too many
-        return len(values) > MAX_CLASSES
-    # Objects are numbered through: a file that holds 5 holds 4. Of few classes any may be missing.
-    found = [set(file.values) - {0} for file in files]
-    gaps = sum(max(numbers) > len(numbers) for numbers in found if numbers)
-    return numbered and (len(values) > FEW or gaps <= sum(map(bool, found)) / 2)
+def _doubts(files: Sequence[Values], values: Sequence[int]) -> tuple[str, ...]:
+    """What else the numbers of classes might be, and the option that says so."""
+    if like_objects(files):
+        return ("each number lies in one piece: if they are objects, not classes, python -m experiments.train_cells",)
+    if 240 <= values[-1] <= 255:
+        return (f"if greys between 0 and {values[-1]} are soft edges of one class: --classes NAME={values[-1]}",)
+    return ()
 
 
 def _without(file: Values, ignore: int | None) -> Values:
