@@ -86,6 +86,28 @@ def test_what_is_given_is_kept_and_the_rest_follows_from_it():
         make_plan(ROADS, patches=3)
 
 
+@pytest.mark.parametrize(
+    ("patch", "halved", "mend"),
+    [
+        (225, 0, "224 or 240"), (150, 1, "144 or 160"), (250, 1, "240 or 256"), (257, 0, "256 or 288"),
+        (300, 2, "288 or 320"), (500, 2, "480 or 512"), (321, 0, "320 or 352"), (50, 1, "48 or 64"),
+        (25, 0, "16 or 32"),
+    ],
+)  # fmt: skip
+def test_a_named_patch_that_would_flatten_the_network_is_refused(patch, halved, mend):
+    with pytest.raises(ValueError, match=f"patch {patch} can be halved {halved} times, .* give {mend}, or the widths"):
+        make_plan(ROADS, patch=patch)
+    for better in map(int, mend.split(" or ")):
+        assert len(make_plan(ROADS, patch=better).widths) - 1 >= min(3, halved + 1)
+
+
+# Halvings that leave 8 pixels or more: 24 -> 12; 36 -> 18 -> 9; 40 -> 20 -> 10; 72 -> 36 -> 18 -> 9; 200 -> ... -> 25
+@pytest.mark.parametrize(("patch", "depth"), [(9, 0), (24, 1), (36, 2), (40, 2), (72, 3), (200, 3), (256, 4), (512, 4)])
+def test_a_named_patch_that_is_deep_enough_for_its_size_is_taken(patch, depth):
+    assert len(make_plan(ROADS, patch=patch).widths) == depth + 1
+    assert make_plan(ROADS, patch=225, widths=(16,)).widths == (16,)
+
+
 def test_every_choice_is_told_with_its_reason():
     plan = make_plan(DEFECTS)
     lines = describe(plan)
@@ -93,6 +115,17 @@ def test_every_choice_is_told_with_its_reason():
     assert lines[0].strip().startswith("patch: 176; the median image has 280×110 pixels")
     assert any("class 1, the rarest class, is 0.2 % of the pixels" in line for line in lines)
     assert any("widths: 16 32 64 128 256; 4 down-samplings leave 11×11" in line for line in lines)
+
+
+def test_class_0_counts_like_any_other_where_it_is_no_background():
+    fields = folder((128, 128), channels=3, pixels=(0.005, 0.5, 0.495), found=(0.1, 1.0, 1.0))
+    plan = make_plan(fields)
+    assert (plan.loss, plan.balance) == ("dice+ce", 0.0)
+    named = dataclasses.replace(fields, classes=("car", "road", "house"), background=None)
+    plan = make_plan(named)
+    assert (plan.loss, plan.balance) == ("tversky+focal", 0.2)
+    assert plan.reasons["loss"].startswith("car, the rarest class, is 0.5 % of the pixels")
+    assert plan.reasons["balance"].startswith("car is in 10 % of the images")
 
 
 @settings(max_examples=60, deadline=None)

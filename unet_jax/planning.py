@@ -6,10 +6,11 @@ with. Every choice can be given instead; what follows from it then follows from 
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SMALLEST = 8  # pixels along an axis at the bottom of the network
+LEAST_DEPTH = 3  # down-samplings that a named patch must allow, where it is large enough: fewer see too little around
 CPU_STEPS, ACCELERATOR_STEPS = 2_500, 12_000  # a first good model: about 40 minutes on two cores, 20 on one GPU
 FEWEST_STEPS = 25  # an epoch, so that a small set is not validated all the time
 RARE, VERY_RARE = 0.05, 0.01  # share of the pixels
@@ -28,6 +29,7 @@ class Statistics:
     classes: tuple[str, ...]
     pixel_share: tuple[float, ...]  # of each class
     image_share: tuple[float, ...]  # of the images that hold a pixel of each class
+    background: int | None = 0  # the class that is none; None where class 0 is one like any other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,8 @@ def make_plan(found: Statistics, *, accelerator: bool = False, **given: Any) -> 
         The plan; the reason for a field that was given is "given".
 
     Raises:
-        ValueError: for a field that a plan does not have, and a patch that the given widths do not divide.
+        ValueError: for a field that a plan does not have, a patch that the given widths do not divide, and a given
+            patch that could be halved more often were it a little larger or smaller.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if unknown := set(given) - {field.name for field in dataclasses.fields(Plan)} | ({"reasons"} & set(given)):
@@ -111,9 +114,16 @@ def _patch(found: Statistics, accelerator: bool, chosen: dict, given: dict) -> t
 
 
 def _widths(found: Statistics, accelerator: bool, chosen: dict, given: dict) -> tuple[tuple[int, ...], str]:
-    patch, depth = chosen["patch"], 0
-    while depth < 4 and patch % 2 ** (depth + 1) == 0 and patch // 2 ** (depth + 1) >= SMALLEST:
-        depth += 1
+    patch = chosen["patch"]
+    fits = max(d for d in range(5) if d == 0 or patch // 2**d >= SMALLEST)
+    depth = max(d for d in range(fits + 1) if patch % 2**d == 0)
+    if "patch" in given and depth < min(fits, LEAST_DEPTH):
+        step = 16 if patch < 256 else 32
+        less = patch // step * step
+        raise ValueError(
+            f"patch {patch} can be halved {depth} times, which makes a shallow network: give "
+            f"{f'{less} or ' if less else ''}{less + step}, or the widths too"
+        )
     first = 64 if accelerator else 16
     where = "an accelerator" if accelerator else "a CPU"
     bottom = patch // 2**depth
@@ -163,11 +173,9 @@ def _centred(found: Statistics, accelerator: bool, chosen: dict, given: dict) ->
 
 
 def _balance(found: Statistics, accelerator: bool, chosen: dict, given: dict) -> tuple[float, str]:
-    shares = found.image_share[1:]
-    rarest = min((s for s in shares if s > 0), default=1.0)
+    name, rarest = _least(found, found.image_share)
     if rarest >= 0.2:
         return 0.0, f"the rarest class is in {_percent(rarest)} of the images: all are visited equally often"
-    name = found.classes[1 + shares.index(rarest)]
     return 0.2, f"{name} is in {_percent(rarest)} of the images: those with rare classes are visited more often"
 
 
@@ -201,9 +209,14 @@ _CHOICES = {
 
 def _rarest(found: Statistics) -> tuple[str, float]:
     """The foreground class with the fewest pixels, among those there are, and its share of them."""
-    there = [(share, name) for share, name in zip(found.pixel_share[1:], found.classes[1:], strict=True) if share > 0]
-    share, name = min(there, default=(1.0, "every class"))
-    return name, share
+    return _least(found, found.pixel_share)
+
+
+def _least(found: Statistics, shares: Sequence[float]) -> tuple[str, float]:
+    """The class with the least share that is not 0, background left out."""
+    there = [(share, k) for k, share in enumerate(shares) if share > 0 and k != found.background]
+    share, k = min(there, default=(1.0, None))
+    return "every class" if k is None else found.classes[k], share
 
 
 def _percent(share: float) -> str:
