@@ -1,11 +1,15 @@
 """Scenes cut into windows, visits by size and by rare class, and the statistics a plan is made of."""
 
 import dataclasses
+import tracemalloc
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from unet_jax.data import Normalised, Subset
+from tests.folders import save
+from unet_jax.data import FolderSource, Normalised, Subset, folder
 from unet_jax.data.source import split_few
 from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
@@ -107,3 +111,61 @@ def test_textures_are_the_same_for_ever_and_some_kinds_are_rare():
     assert np.mean(found.image_share[1:5]) > 5 * np.mean(found.image_share[-4:])
     with pytest.raises(ValueError, match="kinds 40: choose"):
         TexturedPatches(kinds=40)
+
+
+def scenes(root, count=3, side=1024):
+    """RGB scenes with a road of their own number of rows."""
+    for i in range(count):
+        image = np.random.default_rng(i).integers(0, 255, (side, side, 3), np.uint8)
+        save(root / "images" / f"s{i}.png", image)
+        save(root / "masks" / f"s{i}.png", np.where(np.arange(side)[:, None] < 8 * (i + 1), 255, 0 * image[..., 0]))
+    return root
+
+
+def test_scenes_beyond_the_memory_are_decoded_once_and_their_crops_read_from_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNET_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=2**40, free=2**40))
+    decoded = Counter()
+
+    def counted(real):
+        return lambda path: decoded.update([str(path)]) or real(path)
+
+    monkeypatch.setattr(folder, "read_image", counted(folder.read_image))
+    monkeypatch.setattr(folder, "read_label", counted(folder.read_label))
+    source = FolderSource(scenes(tmp_path), label_kind="binary", cache_bytes=0).preload()
+    ready = Normalised(source, cache_bytes=1).preload()
+    windows = Windows(Subset(ready, [2, 0]), 256)
+    tracemalloc.start()
+    visits = scheduled_visits(windows, patch=(64, 64), crops=100, balance=0.0)
+    crops = [visits[i]["image"][:64, :64].copy() for i in range(0, len(visits), 9)]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 6
+    assert most < 3 * 2**20  # bytes: not even one scene's pixels
+    assert len(crops) > 10
+    np.testing.assert_array_equal(windows[0]["label"], np.arange(256)[:, None] < 24 + np.zeros(256))  # 8 rows * 3
+    np.testing.assert_array_equal(windows[5]["image"], ready[2]["image"][256:512, 256:512])
+    assert windows[0]["image"].base is not None
+    assert list((tmp_path / "cache" / "scenes").iterdir()) == []  # nothing stays behind
+
+
+def test_without_room_on_the_disk_scenes_are_decoded_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNET_JAX_CACHE", str(tmp_path / "cache"))
+    disk = SimpleNamespace(total=2**40, free=2**36)  # a sixteenth of a TiB is free
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    source = FolderSource(scenes(tmp_path, 1), label_kind="binary", cache_bytes=0)
+    with pytest.warns(UserWarning, match=r"only 64.0 of 1024.0 GiB are free: .* name a folder with more room"):
+        first = source[0]
+    with pytest.warns(UserWarning, match="are decoded again"):
+        again = source[0]
+    assert again["image"] is not first["image"]
+    np.testing.assert_array_equal(again["label"], first["label"])
+
+
+def test_all_windows_in_turn_are_those_by_index():
+    windows = Windows(Images([np.arange(3600).reshape(60, 60), np.zeros((20, 20))]), 20)
+    seen = list(windows.in_turn())
+    assert [sample["id"] for sample in seen] == list(windows.ids)
+    for i, sample in enumerate(seen):
+        np.testing.assert_array_equal(sample["label"], windows[i]["label"])

@@ -15,6 +15,7 @@ from unet_jax.claims import one_large_at_a_time
 from unet_jax.data.images import read_image, read_label
 from unet_jax.data.labels import KINDS, Values, decide_kind, fault_of, to_label, values_of
 from unet_jax.data.pairs import Pair, find_pairs, read_index
+from unet_jax.data.scenes import SCENE, on_disk
 
 
 class _Facts(NamedTuple):
@@ -37,7 +38,8 @@ class FolderSource:
             rule of `labels.decide_kind`.
         ignore: value of mask pixels that do not count: mask False, label 0.
         classes: K, for label_kind "classes"; None takes the largest class found, at most 31, plus one.
-        cache_bytes: decoded samples are kept in memory up to this size; beyond it they are decoded on access.
+        cache_bytes: decoded samples are kept in memory up to this size; beyond it they are decoded on access, but for
+            images of `scenes.SCENE` pixels, which are kept on the disk and mapped.
         read: reads a mask file as numbers (H, W); None is `images.read_label`.
 
     Raises FileNotFoundError and ValueError. What needs decoding is checked by `preload()`, else on access.
@@ -153,8 +155,11 @@ class FolderSource:
         facts = _Facts(
             image.shape[-1], values_of(raw, ignore=self._ignore, measure_pieces=i < 64 and not self._asked), ""
         )
-        if held is not None and i not in self._samples and self._reserve(image, raw):
-            held[i] = image, raw
+        if held is not None and i not in self._samples:
+            if self._reserve(image, raw):
+                held[i] = image, raw
+            elif raw.size >= SCENE and (kept := on_disk(image, raw)):
+                held[i] = kept
         return facts._replace(fault=self._fault(i, facts, self._asked)), image, raw
 
     def _fault(self, i: int, facts: _Facts, kind: str | None) -> str:
@@ -181,13 +186,16 @@ class FolderSource:
         return fits
 
     def _keep(self, i: int, image: np.ndarray, raw: np.ndarray, kind: str, *, reserved: bool = False) -> dict[str, Any]:
-        """The finished sample, remembered if there is room."""
+        """The finished sample, remembered if there is room in memory or, for a scene, on the disk."""
         label, mask = to_label(raw, kind, ignore=self._ignore)
         image.flags.writeable = False
-        sample = {"image": image, "label": label, "mask": mask, "id": self.ids[i]}
-        if reserved or self._reserve(image, raw):
-            self._samples[i] = sample
-        return sample
+        if isinstance(raw, np.memmap) or not (reserved or self._reserve(image, raw)):
+            kept = on_disk(image, label, mask) if raw.size >= SCENE else None
+            if kept is None:
+                return {"image": image, "label": label, "mask": mask, "id": self.ids[i]}
+            image, label, mask = kept
+        self._samples[i] = {"image": image, "label": label, "mask": mask, "id": self.ids[i]}
+        return self._samples[i]
 
 
 def _size(array: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8, UInt16
 
+from unet_jax.data.scenes import SCENE, on_disk
 from unet_jax.data.source import Source
 
 _MANY = 2**22  # above 4 Mpx about 1 Mpx, evenly spread, decides the range
@@ -164,7 +165,10 @@ def from_spec(spec: Mapping[str, Any]) -> Normalisation:
 
 
 class Normalised:
-    """The same source with every image normalised to 8 bits, done once and kept in memory up to `cache_bytes`."""
+    """The same source with every image normalised to 8 bits, done once and kept in memory up to `cache_bytes`.
+
+    Beyond that scenes are kept on the disk (`scenes.on_disk`), others done again; with `cache_bytes` 0 nothing is kept.
+    """
 
     normalised = True  # the pipeline leaves its images as they are
 
@@ -172,7 +176,7 @@ class Normalised:
         """Nothing is read before `preload` or the first use."""
         self.source, self.how = source, how
         self._images: dict[int, np.ndarray] = {}
-        self._room, self._lock = cache_bytes, threading.Lock()
+        self._room, self._lock, self._keeps = cache_bytes, threading.Lock(), cache_bytes > 0
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -219,6 +223,9 @@ class Normalised:
                     image.flags.writeable = False
                     self._images[i] = image
                     self._room -= image.nbytes
+            scene = self._keeps and i not in self._images and sample["label"].size >= SCENE
+            if scene and (kept := on_disk(image)):
+                image = self._images[i] = kept[0]
         return sample | {"image": image}
 
 

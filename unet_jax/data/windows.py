@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -46,8 +46,17 @@ class Windows:
     def __getitem__(self, index: SupportsIndex, /) -> dict[str, Any]:
         """The window at `index`."""
         i, place = self._places[range(len(self))[index]]
-        sample = self.source[i]
-        return {name: sample[name][place] for name in ("image", "label", "mask")} | {"id": self.ids[index]}
+        return _window(self.source[i], place) | {"id": self.ids[index]}
+
+    def in_turn(self) -> Iterator[dict[str, Any]]:
+        """All windows, in order; an image that the source does not keep is decoded once for all of its windows."""
+        for i, places in itertools.groupby(zip(self._places, self.ids, strict=True), key=lambda entry: entry[0][0]):
+            sample = self.source[i]
+            yield from (_window(sample, place) | {"id": id} for (_, place), id in places)
+
+
+def _window(sample: dict[str, Any], place: tuple[slice, ...]) -> dict[str, Any]:
+    return {name: sample[name][place] for name in ("image", "label", "mask")}
 
 
 def _parts(n: int, side: int) -> list[slice]:
@@ -84,12 +93,14 @@ def scheduled_visits(source: Source, *, patch: Sequence[int], crops: int, balanc
 
     Source: Gupta et al. 2019, LVIS, section 5.2 (repeat factor sampling).
     """
-    samples = [source[i] for i in range(len(source))]
-    held = [np.unique(sample["label"][sample["mask"]]) for sample in samples]
-    share = np.bincount(np.concatenate(held)) / len(samples)
+    held, size = [], []
+    # A sample may be a view of a scene of gigabytes: none is kept.
+    for sample in source.in_turn() if isinstance(source, Windows) else map(source.__getitem__, range(len(source))):
+        held.append(np.flatnonzero(np.bincount(sample["label"][sample["mask"]])))
+        size.append(max(1, sample["label"].size / math.prod(patch)))
+    share = np.bincount(np.concatenate(held)) / len(source)
     factor = np.sqrt(balance / np.maximum(share, 1e-9)).clip(1, 8)
     repeat = [factor[classes].max(initial=1) for classes in held]
-    size = [max(1, sample["label"].size / math.prod(patch)) for sample in samples]
     weight = np.sqrt(size) * repeat
     ends = np.rint(np.cumsum(weight) * crops / weight.sum()).astype(int)
     return Subset(source, np.repeat(np.arange(len(source)), np.maximum(np.diff(ends, prepend=0), 1)).tolist())
