@@ -8,11 +8,12 @@ import dataclasses
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from unet_jax.data.nifti import read_grid
+from unet_jax.data.volume_labels import is_ignored, names_of
 
 ENDINGS = (".nii.gz", ".nii")
 MODALITIES = ("FLAIR", "T1w", "T1gd", "T2w")  # the Decathlon's order, so that one model serves both layouts
@@ -58,12 +59,13 @@ def find_cases(root: str | Path, *, ignore: int | None = None) -> Layout:
 
     Raises:
         FileNotFoundError: no such folder, neither layout, or a modality or a label that is missing.
-        ValueError: a dataset.json that cannot be understood.
+        ValueError: a dataset.json that cannot be understood, two cases of one name, more modalities than were declared.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give one with dataset.json, imagesTr/ and labelsTr/")
     layout = _decathlon(root) if (root / "dataset.json").is_file() else _brats(root)
+    layout = dataclasses.replace(layout, cases=distinct(layout.cases))
     return layout if ignore is None else dataclasses.replace(layout, ignore=(*layout.ignore, ignore))
 
 
@@ -71,30 +73,63 @@ def find_images(path: str | Path, channels: Sequence[str]) -> tuple[Case, ...]:
     """Cases without labels in a folder, or in one file: see the three forms of an image in `find_cases`.
 
     A folder holds files with all `channels`, or CASE_0000.nii.gz ..., in it or in its imagesTs/ or imagesTr/; or cases
-    of BraTS.
+    of BraTS. One file that holds one modality stands for its case.
 
-    Raises FileNotFoundError when there is none, or a modality is missing.
+    Raises FileNotFoundError when there is none, or a modality is missing; ValueError for two cases of one name.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a NIfTI file, or a folder of them")
     room = next((path / name for name in ("imagesTs", "imagesTr") if (path / name).is_dir()), path)
-    files = [path] if path.is_file() else sorted(f for f in room.glob("*.nii*") if f.name[0] != ".")
-    names = {_base(file) if len(channels) > 1 else stem(file): file for file in files}
+    files = [path] if path.is_file() else _listed_in(room, "*")
     if files and not any(_BRATS.fullmatch(file.name) for file in files):
-        ending = {id: file.name.removeprefix(stem(file)) for id, file in names.items()}
-        return tuple(_case(id, f.with_name(id + ending[id]), None, len(channels)) for id, f in names.items())
+        ids = [_base(file) if len(channels) > 1 else stem(file) for file in files]
+        images = [file.with_name(id + file.name.removeprefix(stem(file))) for id, file in zip(ids, files, strict=True)]
+        return distinct(_case(id, image, None, len(channels)) for id, image in zip(ids, images, strict=True))
     found = _brats_files(path if path.is_dir() else path.parent)
+    if path.is_file():
+        found = {case: files for case, files in found.items() if path in files.values()}
     if not found:
         raise FileNotFoundError(f"{path} holds no NIfTI file (.nii, .nii.gz): name one that does")
-    return tuple(_brats_case(folder, id, files, labelled=False) for (folder, id), files in found.items())
+    return distinct(_brats_case(folder, id, files, labelled=False) for (folder, id), files in found.items())
+
+
+def distinct(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """Every case once; ValueError for two of one name, by which labels and scores are kept, whose files differ."""
+    found: dict[str, Case] = {}
+    for case in cases:
+        first = found.setdefault(case.id, case)
+        if [path.resolve() for path in first.images] != [path.resolve() for path in case.images]:
+            raise ValueError(
+                f"two cases are called {case.id} ({first.images[0]} and {case.images[0]}): rename the files of one; to "
+                "predict alone, it is enough to run them one after the other into two --output folders"
+            )
+    return tuple(found.values())
 
 
 def _base(file: Path) -> str:
-    """Name of the case of which a file may be one modality: without _0001 where CASE_0000 is there and holds one."""
+    """Name of the case of which a file may be one modality: without _0001 where it holds a single volume.
+
+    Where it cannot be read, the case's first two files say so; it is told of when the case is read.
+    """
     base = re.sub(r"_\d{4}$", "", stem(file))
-    first = file.with_name(f"{base}_0000{file.name.removeprefix(stem(file))}")
-    return base if base != stem(file) and first.exists() and read_grid(first)[1] == 1 else stem(file)
+    if base == stem(file):
+        return base
+    first = (file.with_name(f"{base}_{i:04d}{file.name.removeprefix(stem(file))}") for i in range(2))
+    return base if next(filter(None, map(_volumes_in, (file, *first))), 0) == 1 else stem(file)
+
+
+def _volumes_in(file: Path) -> int:
+    try:
+        return read_grid(file)[1]
+    except (ValueError, OSError):
+        return 0
+
+
+def _listed_in(root: Path, pattern: str) -> list[Path]:
+    """NIfTI files by name, without what is hidden by a dot: macOS leaves a ._NAME beside every NAME."""
+    found = (path for path in root.glob(pattern) if path.name.endswith(ENDINGS))
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(root).parts))
 
 
 def stem(path: Path) -> str:
@@ -110,11 +145,12 @@ def _decathlon(root: Path) -> Layout:
         channels = tuple(str(name) for _, name in sorted(channels.items(), key=lambda pair: int(pair[0])))
         names, regions = names_of(facts["labels"])
     except (ValueError, KeyError, AttributeError, TypeError) as error:
+        fault = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(
-            f'{path}: {error!r}; it needs "modality" (or "channel_names") such as {{"0": "FLAIR"}} and '
+            f'{path}: {fault}; it needs "modality" (or "channel_names") such as {{"0": "FLAIR"}} and '
             '"labels" such as {"0": "background", "1": "oedema"}'
         ) from error
-    ignore = tuple(value for value, name in names.items() if name.lower() == "ignore")
+    ignore = tuple(value for value, name in names.items() if is_ignored(name))
     kept = sorted(value for value in names if value not in ignore)
     values = {value: number for number, value in enumerate(kept)}
     classes = tuple(names[value] for value in kept)
@@ -123,18 +159,6 @@ def _decathlon(root: Path) -> Layout:
     if not cases:
         raise FileNotFoundError(f"{root} holds no labelled case: {path.name} lists none, and labelsTr/ has no NIfTI")
     return Layout(root, channels, classes, values, ignore, regions or _regions_of(classes), cases)
-
-
-def names_of(labels: dict[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
-    """Name of every value, and the regions that nnU-Net's form of a dataset.json may give."""
-    if all(key.isdigit() for key in labels):
-        return {int(value): str(name) for value, name in labels.items()}, {}
-    names = {value: name for name, value in labels.items() if isinstance(value, int)}
-    lists = {name: tuple(members) for name, members in labels.items() if isinstance(members, list)}
-    for value in sorted({v for members in lists.values() for v in members} - set(names)):
-        names[value] = f"label {value}"
-    single = {n: (v,) for v, n in names.items() if n in labels and v != 0 and n.lower() != "ignore"}
-    return names, lists | single if lists else {}
 
 
 def _regions_of(classes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -156,8 +180,7 @@ def _listed(root: Path, facts: dict[str, Any]) -> list[tuple[str, Path, Path]]:
     if rows and all(isinstance(row, dict) and {"image", "label"} <= set(row) for row in rows):
         pairs = [(root / row["image"], root / row["label"]) for row in rows]
     else:
-        labels = sorted(p for p in (root / "labelsTr").glob("*") if p.name.endswith(ENDINGS) and p.name[0] != ".")
-        pairs = [(root / "imagesTr" / label.name, label) for label in labels]
+        pairs = [(root / "imagesTr" / label.name, label) for label in _listed_in(root / "labelsTr", "*")]
     return [(stem(label), image, label) for image, label in pairs]
 
 
@@ -165,23 +188,28 @@ def _case(id: str, image: Path, label: Path | None, channels: int) -> Case:
     ending = image.name.removeprefix(stem(image))
     parts = tuple(image.with_name(f"{stem(image)}_{i:04d}{ending}") for i in range(channels))
     images = (image,) if image.exists() else parts
-    if missing := [path for path in (*images, label) if path is not None and not path.exists()]:
-        if images == parts and len(missing) < len(parts):
-            raise FileNotFoundError(
-                f"case {id}: {missing[0]} is missing, dataset.json tells of {channels} modalities: put it there, or "
-                "take the case out of the folder and of dataset.json"
-            )
+    wanted = f"{'the model takes' if label is None else 'dataset.json tells of'} {channels} modalities"
+    missing = [path for path in images if not path.exists()]
+    if missing == list(parts):
         raise FileNotFoundError(
-            f"case {id}: {image if images == parts else missing[0]} is missing: put it there (or one file a modality, "
-            f"{parts[0].name} ...), or take the case out of dataset.json"
+            f"case {id}: {image} is missing: put it there (or one file a modality, {parts[0].name} ...), or take the "
+            "case out, also of dataset.json"
         )
+    missing += [label] if label is not None and not label.exists() else []
+    if missing:
+        raise FileNotFoundError(
+            f"case {id}: {missing[0]} is missing, {wanted}: put it there, or take the case out, also of dataset.json"
+        )
+    beyond = image.with_name(f"{stem(image)}_{channels:04d}{ending}")
+    if images == parts and beyond.exists():
+        raise ValueError(f"case {id}: {wanted}, and there is {beyond} too: name it in dataset.json, or take it out")
     return Case(id, images, label)
 
 
 def _brats_files(root: Path) -> dict[tuple[Path, str], dict[str, Path]]:
     """Files of each case (its folder and name) by what BraTS calls them."""
     found: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
-    for path in sorted(root.rglob("*.nii*")):
+    for path in _listed_in(root, "**/*"):
         if match := _BRATS.fullmatch(path.name):
             found[path.parent, match[1]][match[2].lower()] = path
     return found
