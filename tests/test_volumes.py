@@ -158,6 +158,13 @@ def test_an_empty_volume_and_one_without_annotation(tmp_path):
     layout = find_cases(root)
     with pytest.raises(ValueError, match=r"phantom_000\.nii\.gz: T1gd is empty, every voxel is 0"):
         read_image(layout.cases[0], layout.channels)
+    layout = find_cases(one_file_a_modality(tmp_path / "c"))
+    for value in (-1, 7):  # padding of other programs
+        save(layout.cases[0].images[1], np.full(SHAPE, value, np.int16))
+        with pytest.raises(
+            ValueError, match=rf"a_0001\.nii\.gz: T1w is empty, every voxel is {value}: export it again"
+        ):
+            read_image(layout.cases[0], layout.channels)
     root = decathlon(tmp_path / "b")
     rewrite_label(root, lambda label: label * 0 + 7)
     with pytest.raises(ValueError, match=r"phantom_000\.nii\.gz: no voxel of the brain is annotated"):

@@ -52,9 +52,10 @@ def read_image(case: Case, channels: Sequence[str]) -> tuple[Shaped[np.ndarray, 
     parts = [read_nifti(path)[0] for path in case.images]
     image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     for channel, name in enumerate(channels):
-        if not image[..., channel].any():
+        part = image[..., channel]
+        if (value := part.min()) == part.max():
             path = case.images[channel if len(case.images) > 1 else 0]
-            raise ValueError(f"{path}: {name} is empty, every voxel is 0: export it again, or take the case out")
+            raise ValueError(f"{path}: {name} is empty, every voxel is {value}: export it again, or take the case out")
     return image, grid
 
 
