@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 
 from unet_jax import regions, surface
 from unet_jax.data.nifti import to_ras
@@ -19,6 +19,7 @@ Regions = Mapping[str, tuple[int, ...]]
 COLUMNS = ("dice", "hd95_mm", "surface_dice", "truth_ml", "prediction_ml")
 PLANES = ("sagittal", "coronal", "axial")  # across the axes right, front and up
 COLOURS = ((255, 225, 25), (255, 120, 40), (40, 225, 255), (230, 120, 255), (120, 255, 120))
+HATCH = (150, 150, 150)  # where nothing was annotated
 _SIDE, _GAP, _LEFT, _HEAD, _FOOT = 420, 8, 34, 74, 54  # pixels; the longest side of the head takes _SIDE of them
 
 
@@ -77,13 +78,15 @@ def three_planes(
     Args:
         path: the PNG.
         image: one modality, as it lies in the file.
-        truth: classes, or None when nobody knows.
+        truth: classes, or None when nobody knows; where it is `IGNORED`, both are hatched and nothing is outlined.
         prediction: classes.
         grid: of the file.
         names: regions to outline, largest first.
         title: a line above everything.
     """
     known = [] if truth is None else [truth]
+    if truth is not None:  # what nobody can judge is not shown as found
+        prediction = np.where(truth == IGNORED, np.uint8(IGNORED), prediction)
     turned = [to_ras(values, grid)[0] for values in (image.astype(np.float32), prediction, *known)]
     spacing = to_ras(image, grid)[1].spacing
     slices = turned[0].shape
@@ -96,10 +99,11 @@ def three_planes(
     at = [int(np.argmax(largest.sum(axis=tuple(a for a in range(3) if a != axis)))) for axis in range(3)]
     scale = _SIDE / max(n * mm for n, mm in zip(largest.shape, spacing, strict=True))
     kinds = ["image", *([] if truth is None else ["truth"]), "prediction"]
-    drawn = []
+    drawn, blank = [], False
     for axis in (2, 1, 0):
         picture, predicted, *known = (_upright(values, axis, at[axis], spacing, scale) for values in turned)
         picture = for_display(np.ascontiguousarray(picture[..., None]))
+        blank |= bool((predicted == IGNORED).any())
         name = f"{PLANES[axis]}, slice {box[axis][0] + at[axis] + 1} of {slices[axis]}"
         drawn.append((name, [_outlined(picture, label, names) for label in (None, *known, predicted)]))
     tall = max(column[0].shape[0] for _, column in drawn)
@@ -116,7 +120,7 @@ def three_planes(
         left += width + _GAP
     style = {"rotation": 90, "ha": "center", "va": "center", "size": 11}
     words += [(20, top + tall / 2, kind, style) for top, kind in zip(tops, kinds, strict=True)]
-    draw_sheet(sheet, words + _legend(sheet, names, tops[-1] + tall + 16), path)
+    draw_sheet(sheet, words + _legend(sheet, names, tops[-1] + tall + 16, blank=blank), path)
 
 
 def _upright(values: np.ndarray, axis: int, index: int, spacing: Sequence[float], scale: float) -> np.ndarray:
@@ -132,16 +136,28 @@ def _upright(values: np.ndarray, axis: int, index: int, spacing: Sequence[float]
 def _outlined(picture: np.ndarray, label: np.ndarray | None, names: Regions) -> np.ndarray:
     if label is None:
         return picture
+    picture = _hatched(picture, label == IGNORED)
     for members, colour in zip(names.values(), COLOURS, strict=False):
         picture = overlay(picture, regions.inside(label, members), colour)
     return picture
 
 
-def _legend(sheet: np.ndarray, names: Regions, top: int) -> list[tuple[float, float, str, dict]]:
-    """Paint a bar of each region's colour and give the words beside it."""
+def _hatched(picture: UInt8[np.ndarray, "h w 3"], where: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Thin grey lines that slant over a part of a picture."""
+    rows, columns = np.indices(where.shape)
+    line = where & ((rows + columns) % 10 < 2)
+    return np.where(line[..., None], np.array(HATCH, np.uint8), picture)
+
+
+def _legend(sheet: np.ndarray, names: Regions, top: int, *, blank: bool) -> list[tuple[float, float, str, dict]]:
+    """Paint a bar of each region's colour, and one of hatches where some is `blank`; give the words beside them."""
     words, left = [], _LEFT
     for name, colour in zip(names, COLOURS, strict=False):
         sheet[top : top + 12, left : left + 22] = colour
         words.append((left + 30, top + 11, name, {"size": 9}))
         left += 60 + 13 * len(name)
+    if blank:
+        bar = sheet[top : top + 12, left : left + 22]
+        bar[:] = _hatched(np.zeros_like(bar), np.ones(bar.shape[:2], bool))
+        words.append((left + 30, top + 11, "not annotated", {"size": 9}))
     return words
