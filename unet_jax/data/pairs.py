@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_jax.claims import foreign_character
-from unet_jax.data.rooms import EXTENSIONS, LAYOUT, Files, bare_stem, find_files, found_in, stem_of
+from unet_jax.data.parts import Part, find_parts
+from unet_jax.data.rooms import EXTENSIONS, LAYOUT, Files, bare_images, bare_stem, found_in, stem_of
 
 _INDEX_BYTES = 2**28
 
@@ -21,7 +22,10 @@ class Pair(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """What lies in a folder: pairs, files without their other half, two files of one name, and what is not read."""
+    """What lies in a folder: pairs, files without their other half, two files of one name, and what is not read.
+
+    `notes` say what was taken for what, or left out.
+    """
 
     pairs: list[Pair]
     images: list[Path]
@@ -30,28 +34,65 @@ class Matched(NamedTuple):
     foreign: list[Path]
     ignored: list[Path]
     rooms: tuple[Path, Path]
+    notes: tuple[str, ...] = ()
 
 
 def match(folder: Path) -> Matched:
     """Sort out the files of a folder, whatever is wrong with them; find_pairs raises what is.
 
-    Raises FileNotFoundError or ValueError only where images/ or labels/ are missing or both labels/ and masks/ there.
+    Raises FileNotFoundError or ValueError only where images or masks are missing, or more than one folder may be meant.
     """
-    rooms, images, labels = find_files(folder)
-    named = _without_suffix(labels.files, images.files)
-    if not images.files.keys() & named.files.keys():
-        named = named._replace(files=_by_core(images.files, named.files))
+    parts, notes = find_parts(folder)
+    found = [_match_part(part) for part in parts]
+    if len(found) == 1:
+        return found[0]._replace(notes=(*notes, *found[0].notes))
+    pairs: dict[str, Pair] = {}
+    doubles = [double for one in found for double in one.doubles]
+    for part, one in zip(parts, found, strict=True):
+        for pair in one.pairs:
+            id = f"{part.name}_{pair.id}"  # names may come again in another part
+            if id in pairs:
+                doubles.append((pairs[id].image, pair.image))
+            pairs[id] = pair._replace(id=id)
     return Matched(
-        [
-            Pair(stem, images.files[stem], named.files[stem])
-            for stem in sorted(images.files.keys() & named.files.keys())
-        ],
-        [images.files[stem] for stem in sorted(images.files.keys() - named.files.keys())],
+        [pairs[id] for id in sorted(pairs)],
+        [path for one in found for path in one.images],
+        [path for one in found for path in one.masks],
+        doubles,
+        [path for one in found for path in one.foreign],
+        [path for one in found for path in one.ignored],
+        (folder, folder),
+        (*notes, *(note for one in found for note in one.notes)),
+    )
+
+
+def _match_part(part: Part) -> Matched:
+    images, labels = part.images, part.labels
+    named, notes = _without_suffix(labels.files, images.files), []
+    if cores := not images.files.keys() & named.files.keys():
+        named = named._replace(files=_by_core(images.files, named.files, sparse=part.sparse))
+    ids = sorted(images.files.keys() & named.files.keys())
+    pairs = [Pair(id, images.files[id], named.files[id]) for id in ids]
+    lonely = [images.files[stem] for stem in sorted(images.files.keys() - named.files.keys())]
+    if cores and pairs and (first := pairs[0]).id not in stem_of(first.label.name):
+        notes.append(
+            f"{first.label.name} is taken for the mask of {first.image.name}, and the other {len(pairs) - 1} likewise: "
+            "their names are alike but for what all have in common"
+        )
+    if seconds := images.seconds + labels.seconds:
+        notes.append(f"{_some(seconds, 'mask')} of a second observer left out: the first one's count")
+    if part.sparse and pairs and lonely:
+        notes.append(f"{part.rooms[0]}: {len(lonely)} of {len(images.files)} images have no mask and are left out")
+        lonely = []
+    return Matched(
+        pairs,
+        lonely,
         [named.files[stem] for stem in sorted(named.files.keys() - images.files.keys())],
         images.doubles + labels.doubles + named.doubles,
         images.foreign + labels.foreign,
         images.ignored + labels.ignored,
-        rooms,
+        part.rooms,
+        tuple(notes),
     )
 
 
@@ -60,7 +101,9 @@ def find_pairs(folder: Path) -> list[Pair]:
 
     A label may end in `_mask`, `_label` or another of `rooms.LABEL_SUFFIXES`. Where no name of an image is that of a
     label, they belong together when they differ in what all images, or all labels, have in common (21_training,
-    21_manual1), which is said in a warning. Raises FileNotFoundError or ValueError, naming up to five files.
+    21_manual1), which is said in a warning, as is what `parts` leaves out or reads together.
+
+    Raises FileNotFoundError or ValueError, naming up to five files.
     """
     found = match(folder)
     image_folder, label_folder = found.rooms
@@ -83,12 +126,8 @@ def find_pairs(folder: Path) -> list[Pair]:
             f"{_some(lonely, 'mask')} without an image in {image_folder}: add the missing image, give the mask the "
             "image's name, or take the mask away"
         )
-    if (first := found.pairs[0]).id not in stem_of(first.label.name):
-        warnings.warn(
-            f"{first.label.name} is taken for the mask of {first.image.name}, and the other {len(found.pairs) - 1} "
-            "likewise: their names are alike but for what all have in common",
-            stacklevel=4,
-        )
+    for note in found.notes:
+        warnings.warn(note, stacklevel=4)
     return found.pairs
 
 
@@ -129,10 +168,11 @@ def read_index(path: Path, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _without_suffix(labels: dict[str, Path], images: Collection[str]) -> Files:
     """Labels by the image they belong to, which decides whether a suffix is part of the name."""
-    found = Files({}, [], [], [])
+    found, suffixed = Files({}, [], [], []), bare_images(images)
     for stem, path in labels.items():
         if stem not in images:
-            stem = bare if (bare := bare_stem(stem)) in images else stem
+            bare = bare_stem(stem)
+            stem = bare if bare in images else suffixed.get(bare, stem)
         if stem in found.files:
             found.doubles.append((found.files[stem], path))
         else:
@@ -140,12 +180,15 @@ def _without_suffix(labels: dict[str, Path], images: Collection[str]) -> Files:
     return found
 
 
-def _by_core(images: dict[str, Path], labels: dict[str, Path]) -> dict[str, Path]:
-    """Labels by the image whose name is the same but for a beginning and an end that all images, or labels, share."""
+def _by_core(images: dict[str, Path], labels: dict[str, Path], *, sparse: bool) -> dict[str, Path]:
+    """Labels by the image whose name is the same but for a beginning and an end that all images, or labels, share.
+
+    All are, or none; `sparse` labels are of some of the images.
+    """
     ours, theirs = _cores(list(images)), _cores(list(labels))
-    if not ours or ours.keys() != theirs.keys():
+    if not theirs or not (theirs.keys() <= ours.keys() if sparse else theirs.keys() == ours.keys()):
         return labels
-    return {ours[core]: labels[theirs[core]] for core in ours}
+    return {ours[core]: labels[theirs[core]] for core in theirs}
 
 
 def _cores(stems: list[str]) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""Where a folder keeps its images and its masks, by the names that people give such folders; no file is opened."""
+"""What folders and files of images and of masks are called, and which is which by its name; no file is opened."""
 
 import os
 import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,10 @@ from unet_jax.claims import foreign_character
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".gif", ".bmp")
 LABEL_SUFFIXES = (
     "_mask", "_label", "_seg", "_gt", "_masks", "_labels", "_groundtruth", "_ground_truth", "_annotation",
-    "_segmentation", "_manual1",
+    "_segmentation", "_manual1", "_lab", "_1stho", "_2ndho",
 )  # fmt: skip
+IMAGE_SUFFIXES = ("_sat", "_image", "_img")
+_FIRST, _SECOND = "_1stho", "_2ndho"  # two observers drew the same image, as in CHASE_DB1
 IMAGE_ROOMS = ("images", "image", "imgs", "img")
 LABEL_ROOMS = (
     "labels", "masks", "label", "mask", "gt", "gts", "groundtruth", "annotations", "annotation", "segmentations",
@@ -28,12 +30,13 @@ LAYOUT = "expected are images/NAME.png and labels/NAME.png (or masks/NAME.png), 
 
 
 class Files(NamedTuple):
-    """Files by their name without the extension, and those that cannot be taken."""
+    """Files by their name without the extension, those that cannot be taken, and what a second observer drew."""
 
     files: dict[str, Path]
     doubles: list[tuple[Path, Path]]
     foreign: list[Path]
     ignored: list[Path]
+    seconds: tuple[Path, ...] = ()
 
 
 def stem_of(name: str) -> str:
@@ -42,36 +45,15 @@ def stem_of(name: str) -> str:
     return unicodedata.normalize("NFC", stem if extension.lower() in EXTENSIONS else name)
 
 
-def bare_stem(stem: str) -> str:
+def bare_stem(stem: str, suffixes: Sequence[str] = LABEL_SUFFIXES) -> str:
     """A mask's name without what says that it is one: road_1 for road_1_mask and road_1-GT."""
     plain = stem.lower().replace("-", "_")
-    return next((stem[: -len(suffix)] for suffix in LABEL_SUFFIXES if plain.endswith(suffix)), stem)
+    return next((stem[: -len(suffix)] for suffix in suffixes if plain.endswith(suffix)), stem)
 
 
-def find_files(folder: Path) -> tuple[tuple[Path, Path], Files, Files]:
-    """The folders of images and of masks, and the files in both.
-
-    They are subfolders named as in `IMAGE_ROOMS` and `LABEL_ROOMS`, whatever their case. Without either, images and
-    masks may lie in `folder` itself: NAME.png with NAME_mask.png, or NAME.jpg with NAME.png.
-
-    Raises FileNotFoundError for no folder, ValueError where one of both is missing, or is there twice.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; {LAYOUT}")
-    images, labels = _rooms_of(folder)
-    if not images and not labels:
-        mixed = _mixed(folder)
-        if mixed[0].files and mixed[1].files:
-            return (folder, folder), *mixed
-    if not images or not labels:
-        missing = "labels (or masks)" if images else "images"
-        raise ValueError(f"{folder}: no folder {missing} in it, found {found_in(folder)}; {LAYOUT}{_hint(folder)}")
-    for rooms in (images, labels):
-        if len(rooms) > 1:
-            names = " and ".join(room.name for room in rooms)
-            raise ValueError(f"{folder}: both {names} in it: rename the one that is not to be used")
-    rooms = images[0], labels[0]
-    return rooms, *(_by_stem(_entries(room)) for room in rooms)
+def bare_images(stems: Iterable[str]) -> dict[str, str]:
+    """Images' names by what is left without a suffix that says that they are images: 12 for 12_sat."""
+    return {bare: stem for stem in stems if (bare := bare_stem(stem, IMAGE_SUFFIXES)) != stem}
 
 
 def found_in(folder: Path) -> str:
@@ -80,26 +62,34 @@ def found_in(folder: Path) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
 
 
-def _rooms_of(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Subfolders of images, and of masks; of several those that hold pictures."""
+def subfolders(folder: Path) -> dict[str, Path]:
+    """Folders in a folder, by their names in small letters and digits alone."""
     named: dict[str, Path] = {}
     for path in sorted(p for p in folder.iterdir() if p.is_dir()):
         named.setdefault(re.sub(r"[\W_]", "", path.name.lower()), path)
+    return named
+
+
+def rooms_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Subfolders of images, and of masks; of several those that hold pictures."""
+    named = subfolders(folder)
     vessels = [named[name] for name in _VESSELS if name in named]
     images, labels = ([named[n] for n in names if n in named] for names in (IMAGE_ROOMS, LABEL_ROOMS))
     return _filled(images), vessels[:1] or _filled(labels)
 
 
+def is_filled(room: Path) -> bool:
+    """Whether it holds pictures."""
+    return any(p.suffix.lower() in EXTENSIONS for p in room.iterdir())
+
+
 def _filled(rooms: list[Path]) -> list[Path]:
-    if len(rooms) < 2:
-        return rooms
-    return [room for room in rooms if any(p.suffix.lower() in EXTENSIONS for p in room.iterdir())] or rooms
+    return rooms if len(rooms) < 2 else [room for room in rooms if is_filled(room)] or rooms
 
 
-def _hint(folder: Path) -> str:
-    near = [folder.parent, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    whole = next((path for path in near if all(_rooms_of(path))), None)
-    return f"; did you mean {whole}?" if whole else ""
+def files_in(room: Path) -> Files:
+    """The files of a folder that holds images alone, or masks alone."""
+    return _by_stem(_entries(room))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -118,7 +108,9 @@ def _by_stem(paths: Sequence[Path]) -> Files:
             found.doubles.append((found.files[stem], path))
         else:
             found.files[stem] = path
-    return found
+    plain = {stem.lower(): stem for stem in found.files}
+    again = [stem for stem in plain if stem.endswith(_SECOND) and stem.removesuffix(_SECOND) + _FIRST in plain]
+    return found._replace(seconds=tuple(found.files.pop(plain[stem]) for stem in again))
 
 
 def _may_be_read(path: Path) -> bool:
@@ -129,17 +121,19 @@ def _may_be_read(path: Path) -> bool:
         return True
 
 
-def _mixed(folder: Path) -> tuple[Files, Files]:
-    """Images and masks of one folder."""
+def mixed_files(folder: Path) -> tuple[Files, Files]:
+    """Images and masks of one folder: NAME.png with NAME_mask.png, NAME_sat.jpg with NAME_mask.png, NAME.jpg with
+    NAME.png.
+    """
     paths = _entries(folder)
     named: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         if path.suffix.lower() in EXTENSIONS and path.is_file():
             named[stem_of(path.name)].append(path)
-    masks = set()
+    masks, images = set(), named.keys() | bare_images(named).keys()
     for stem, files in named.items():
         photographs = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg")]
-        if bare_stem(stem) != stem and bare_stem(stem) in named:
+        if bare_stem(stem) != stem and bare_stem(stem) in images:
             masks |= set(files)
         elif len(files) == 2 and len(photographs) == 1:  # a mask is no JPEG where there is a choice
             masks |= set(files) - set(photographs)

@@ -1,0 +1,183 @@
+"""Published sets as they are handed out: read without a flag, where their masks are not in masks/ beside images/."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from tests.folders import save, squares
+from unet_jax.data import FolderSource
+from unet_jax.data.pairs import find_pairs, match
+from unet_jax.doctor import quick
+
+GREY = np.full((24, 24), 90, np.uint8)
+
+
+def fill(room, names, *, mask=False):
+    for name in names:
+        save(room / name, squares([255]) if mask else GREY)
+
+
+def found(folder):
+    """Names of masks by those of images, both below the folder; no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return {pair.image.name: pair.label.name for pair in find_pairs(folder)}
+
+
+def told(read, *args):
+    """What a function gives, and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return read(*args), "\n".join(str(one.message) for one in caught)
+
+
+def tiles(root, kinds=("MT_Blowhole", "MT_Crack", "MT_Free")):
+    """Magnetic tiles: the same names in each kind."""
+    for kind in kinds:
+        fill(root / kind / "Imgs", [f"exp1_num_{n}.{e}" for n in (4727, 5) for e in ("jpg", "png")])
+    return root
+
+
+def test_magnetic_tiles_of_all_kinds(tmp_path):
+    tiles(tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"3 folders are read together \(MT_Blowhole, MT_Crack, MT_Free\): to read one"
+    ):
+        pairs = find_pairs(tmp_path)
+    assert [pair.id for pair in pairs[:3]] == [
+        "MT_Blowhole_exp1_num_4727", "MT_Blowhole_exp1_num_5", "MT_Crack_exp1_num_4727"
+    ]  # fmt: skip
+    assert len({pair.id for pair in pairs}) == 6
+    assert {(pair.image.suffix, pair.label.suffix) for pair in pairs} == {(".jpg", ".png")}
+    assert all(pair.image.parent == pair.label.parent for pair in pairs)
+
+
+@pytest.mark.parametrize("inner", ["MT_Crack", "MT_Crack/Imgs"])
+def test_magnetic_tiles_of_one_kind(tmp_path, inner):
+    tiles(tmp_path)
+    assert found(tmp_path / inner) == {f"exp1_num_{n}.jpg": f"exp1_num_{n}.png" for n in (4727, 5)}
+    assert [pair.id for pair in find_pairs(tmp_path / inner)] == ["exp1_num_4727", "exp1_num_5"]
+
+
+def test_a_mask_that_lacks_in_one_of_several_kinds_is_named(tmp_path):
+    tiles(tmp_path)
+    (tmp_path / "MT_Crack" / "Imgs" / "exp1_num_5.png").unlink()
+    with pytest.raises(ValueError, match=r"1 image \(.*MT_Crack/Imgs/exp1_num_5.jpg\) without a mask"):
+        find_pairs(tmp_path)
+
+
+def test_kinds_whose_names_run_into_one_another(tmp_path):
+    for room, name in (("a", "b_c"), ("a_b", "c")):
+        fill(tmp_path / room, [f"{name}.jpg", f"{name}.png"])
+    with pytest.raises(ValueError, match=r"a/b_c.jpg and .*a_b/c.jpg are both for b_c: rename"):
+        find_pairs(tmp_path)
+
+
+def test_roads_seen_by_satellite(tmp_path):
+    fill(tmp_path, [f"{n}_{end}" for n in (104, 99) for end in ("sat.jpg", "mask.png")])
+    assert found(tmp_path) == {"104_sat.jpg": "104_mask.png", "99_sat.jpg": "99_mask.png"}
+
+
+def test_vessels_drawn_by_two_observers(tmp_path):
+    eyes = [f"Image_01{side}" for side in "LR"]
+    fill(tmp_path, [f"{eye}{end}" for eye in eyes for end in (".jpg", "_1stHO.png", "_2ndHO.png")])
+    with pytest.warns(UserWarning, match=r"2 masks \(.*Image_01L_2ndHO.png.*\) of a second observer left out"):
+        pairs = find_pairs(tmp_path)
+    assert {p.image.name: p.label.name for p in pairs} == {f"{eye}.jpg": f"{eye}_1stHO.png" for eye in eyes}
+
+
+ROOMS = [
+    ("train_img", "train_lab"), ("train", "train_labels"), ("train", "train_masks"), ("sat", "map"),
+    ("train_images", "train_masks"), ("TrainImages", "TrainGT"), ("images", "lab"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("images", "labels"), ROOMS)
+def test_rooms_whose_names_are_alike(tmp_path, images, labels):
+    for room in (images, labels):
+        fill(tmp_path / room, ["a.png", "b.png"])
+    assert found(tmp_path) == {"a.png": "a.png", "b.png": "b.png"}
+    assert {pair.label.parent.name for pair in find_pairs(tmp_path)} == {labels}
+
+
+def test_the_part_for_training_is_read_and_the_others_by_their_name(tmp_path):
+    for part in ("train", "test"):
+        fill(tmp_path / f"{part}_img", [f"{part}1.jpg"])
+        fill(tmp_path / f"{part}_lab", [f"{part}1.png"])
+    with pytest.warns(UserWarning, match=r"left out is .*/test_img: to read that, name it with --data"):
+        assert [pair.id for pair in find_pairs(tmp_path)] == ["train1"]
+    assert found(tmp_path / "test_img") == {"test1.jpg": "test1.png"}
+    with pytest.raises(ValueError, match=rf"did you mean {tmp_path}\?"):
+        find_pairs(tmp_path / "test_lab")
+
+
+def test_pairs_of_rooms_that_may_be_meant_all(tmp_path):
+    for room in ("roads", "roads_gt", "houses", "houses_gt"):
+        fill(tmp_path / room, ["a.png"])
+    with pytest.raises(ValueError, match=r"houses, .*roads have masks each: name one of them, as in --data .*houses"):
+        find_pairs(tmp_path)
+    assert found(tmp_path / "roads") == {"a.png": "a.png"}
+    fill(tmp_path / "roads_mask", ["a.png"])
+    (tmp_path / "houses").rename(tmp_path / "other")
+    with pytest.raises(ValueError, match="both roads_mask and roads_gt in it: rename"):
+        find_pairs(tmp_path)
+
+
+def sequences(root):
+    """Two of the Cell Tracking Challenge: one with a mask for every image, one with two for four."""
+    for number, seen in (("01", 3), ("02", 4)):
+        fill(root / number, [f"t{n:03d}.tif" for n in range(seen)])
+        fill(root / f"{number}_GT" / "SEG", [f"man_seg{n:03d}.tif" for n in (0, 2)], mask=True)
+        fill(root / f"{number}_GT" / "TRA", [f"man_track{n:03d}.tif" for n in range(seen)])
+    fill(root / "01_ST" / "SEG", [f"man_seg{n:03d}.tif" for n in range(3)], mask=True)
+    return root
+
+
+def test_cells_through_time(tmp_path):
+    pairs, text = told(find_pairs, sequences(tmp_path))
+    assert [pair.id for pair in pairs] == ["01_t000", "01_t001", "01_t002", "02_t000", "02_t002"]
+    assert [pair.label.relative_to(tmp_path).as_posix() for pair in pairs[2:4]] == [
+        "01_ST/SEG/man_seg002.tif", "02_GT/SEG/man_seg000.tif"
+    ]  # fmt: skip
+    assert "2 folders are read together (01, 02)" in text
+    assert "man_seg000.tif is taken for the mask of t000.tif" in text
+    assert "02: 2 of 4 images have no mask and are left out" in text
+
+
+def test_one_sequence_of_cells(tmp_path):
+    sequences(tmp_path)
+    pairs, text = told(find_pairs, tmp_path / "02")
+    assert [pair.id for pair in pairs] == ["t000", "t002"]
+    assert "2 of 4 images have no mask" in text
+    for label in (tmp_path / "02_GT" / "SEG").iterdir():
+        label.rename(label.with_name(f"x{label.name[-7]}y.tif"))  # names that fit no image
+    with pytest.raises(ValueError, match=r"4 images .* without a mask in .*02_GT/SEG"):
+        find_pairs(tmp_path / "02")
+
+
+def test_training_is_proposed_before_test(tmp_path):
+    for part in ("test", "training"):
+        fill(tmp_path / part / "images", ["01.png"])
+        fill(tmp_path / part / "1st_manual", ["01.png"])
+    with pytest.raises(ValueError, match=rf"did you mean {tmp_path}/training\? Or {tmp_path}/test\?"):
+        find_pairs(tmp_path)
+    for crop in ("traincrop", "testcrop"):
+        fill(tmp_path / "cracks" / crop, ["a.jpg", "a.png"])
+    with pytest.raises(ValueError, match=r"did you mean .*traincrop\? Or .*testcrop\?"):
+        find_pairs(tmp_path / "cracks")
+    assert found(tmp_path / "cracks" / "traincrop") == {"a.jpg": "a.png"}
+    for room in ("train", "train_labels"):
+        fill(tmp_path / "roads" / "tiff" / room, ["a.tif"])
+    with pytest.raises(ValueError, match=r"did you mean .*roads/tiff\?"):
+        find_pairs(tmp_path / "roads")
+
+
+def test_what_is_read_can_be_checked_and_decoded(tmp_path):
+    sequences(tmp_path)
+    codes = {finding.code for finding in quick(tmp_path).findings}
+    assert not codes & {"no-mask", "no-image", "two-files"}
+    assert len(match(tmp_path).pairs) == 5
+    source = told(FolderSource, tmp_path)[0].preload()
+    assert source[3]["id"] == "02_t000"
+    assert source[3]["label"].sum() == 4  # one square of 2x2, which is 255 in the file
