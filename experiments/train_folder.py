@@ -57,7 +57,8 @@ class Config:
     data: str = ""
     """A folder that holds images/ and masks/ (or labels/), or textures: 32 made-up classes."""
     classes: tuple[str, ...] = ()
-    """NAME=VALUE for every class of the masks, 0 being the background unless named; VALUE may be R,G,B or #RRGGBB."""
+    """NAME=VALUE for every class of the masks; VALUE may be R,G,B or #RRGGBB. 0 is the background, unless it is
+    named as a class of its own: road=0, but not void=0."""
     palette: Path | None = None
     """A file of lines NAME VALUE or NAME R G B; palette.txt, class_dict.csv and the like in the folder are found."""
     ignore: str | None = None
@@ -145,9 +146,9 @@ def open_source(config: Config) -> tuple[Source, Legend]:
     return source, legend
 
 
-def make_losses(classes: int) -> dict[str, Any]:
+def make_losses(classes: int, *, background: int | None = 0) -> dict[str, Any]:
     """The losses by name; with many classes an image that holds none of one says nothing about its overlap."""
-    overlap = {"background": False, "present_only": classes > 2}
+    overlap = {"background": background is None, "present_only": classes > 2}
     return {
         "dice+ce": losses.weighted_sum((1.0, partial(losses.dice, **overlap)), (1.0, losses.cross_entropy)),
         "tversky+focal": losses.weighted_sum(
@@ -157,14 +158,15 @@ def make_losses(classes: int) -> dict[str, Any]:
 
 
 def compose(
-    config: Config, plan: Plan, classes: int, planned_steps: int
+    config: Config, plan: Plan, legend: Legend, planned_steps: int
 ) -> tuple[UNet, optax.GradientTransformation, Any, Any]:
     """Model, optimiser, training step and evaluation step of this experiment: change the research here."""
+    classes = len(legend.names)
     model = UNet(plan.widths, classes=classes, norm=config.norm, dropout=config.dropout, dtype=config.dtype)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.scale_by_adam(), training.scheduled(config.learning_rate, planned_steps)
     )
-    loss = make_losses(classes)[plan.loss]
+    loss = make_losses(classes, background=legend.background)[plan.loss]
     count = partial(metrics.confusion, num_classes=classes)
     changes = augment.strong() if config.augment else None
     refine = (augment.light, config.refine) if config.augment else None
@@ -180,7 +182,7 @@ def prepare(config: Config) -> tuple[Plan, Legend, dict[str, Source], normalisat
     for line in (*legend.notes, *remarks):
         print(f"note: {line}")
     print(", ".join(f"{name}: {len(part)} images" for name, part in parts.items()))
-    found = measure(parts["train"], legend.names)
+    found = measure(parts["train"], legend.names, background=legend.background)
     chosen = {name: getattr(config, name) for name in PLANNED}
     if config.max_minutes is not None and config.epochs is None:
         chosen["epochs"] = 10_000  # the minutes decide
@@ -204,14 +206,14 @@ def main(config: Config) -> int:
     plan, legend, parts, how = prepare(config)
     patch, mesh = (plan.patch, plan.patch), parallel.chosen_mesh(config.mesh, plan.batch, plan.patch)
     a_pass = steps_per_epoch(len(parts["train"]), plan.batch)
-    model, optimizer, step, eval_step = compose(config, plan, len(legend.names), plan.epochs * a_pass)
+    model, optimizer, step, eval_step = compose(config, plan, legend, plan.epochs * a_pass)
     state = training.init_state(model, optimizer, (*patch, parts["val"].channels), seed=config.seed)
     # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
     score = partial(evaluate, jax.jit(eval_step), patch=patch, batch=plan.batch, margin=plan.patch // 8, mesh=mesh)
 
     def validate(state: training.State) -> dict[str, float]:
         result = score(state, parts["val"])
-        scores = class_scores.summarise(result.counts, legend.names)
+        scores = class_scores.summarise(result.counts, legend.names, background=legend.background)
         return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
 
     with opened(config) as run:
@@ -222,7 +224,8 @@ def main(config: Config) -> int:
             state,
             step=step,
             batches=partial(
-                train_batches, parts["train"], patch=patch, batch=plan.batch, seed=config.seed, centred=plan.centred
+                train_batches, parts["train"], patch=patch, batch=plan.batch, seed=config.seed, centred=plan.centred,
+                background=legend.background,
             ),
             batch=plan.batch,
             steps_per_epoch=a_pass,
@@ -266,7 +269,7 @@ def finish(
     if not processes.first():  # of several, which scored together
         return
     rows = class_scores.by_class(result.counts, legend.names)
-    scores = class_scores.summarise(result.counts, legend.names)
+    scores = class_scores.summarise(result.counts, legend.names, background=legend.background)
     facts = {
         "test": scores,
         "classes": rows,

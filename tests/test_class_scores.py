@@ -20,13 +20,20 @@ def test_by_class():
 
 
 def test_absent_classes_neither_reward_nor_punish():
-    scores = class_scores.summarise(COUNTS, NAMES)
+    scores = class_scores.summarise(COUNTS, NAMES, background=0)
     assert scores["iou_pooled"] == (0.5 + 0) / 2
     assert (scores["worst_class"], scores["worst_iou"]) == ("house", 0)
-    without = class_scores.summarise(COUNTS[:, :3, :3], NAMES[:3])
+    without = class_scores.summarise(COUNTS[:, :3, :3], NAMES[:3], background=0)
     assert without["iou_pooled"] == scores["iou_pooled"]
+
+
+def test_the_background_is_left_out_whatever_it_is_called():
+    names = ("Void", *NAMES[1:])
+    assert class_scores.summarise(COUNTS, names, background=0) == class_scores.summarise(COUNTS, NAMES, background=0)
     # Without a background every class counts: 30 of 41 for the first.
-    assert class_scores.summarise(COUNTS, ("field", *NAMES[1:]))["iou_pooled"] == pytest.approx((30 / 41 + 0.5) / 3)
+    every = class_scores.summarise(COUNTS, names, background=None)
+    assert every["iou_pooled"] == pytest.approx((30 / 41 + 0.5) / 3)
+    assert every["iou_mean"] == pytest.approx((30 / 41 + 0.5) / 4)  # and the lake, falsely found
 
 
 def test_means_over_images_take_what_each_holds():
@@ -34,13 +41,13 @@ def test_means_over_images_take_what_each_holds():
     only_background = empty.copy()
     only_background[0, 0, 0] = 9
     counts = np.concatenate([COUNTS, only_background, empty])
-    scores = class_scores.summarise(counts, NAMES)
+    scores = class_scores.summarise(counts, NAMES, background=0)
     # First image: road 1/2, house 0, lake 0 (falsely found); second: nothing there, nothing found; third: no pixel.
     assert scores["images"] == 2
     assert scores["iou_mean"] == pytest.approx((1 / 6 + 1) / 2)
     np.testing.assert_array_equal(metrics.of_present(metrics.iou(empty), empty), 1)
     with pytest.raises(ValueError, match="no image with a valid pixel"):
-        class_scores.summarise(empty, NAMES)
+        class_scores.summarise(empty, NAMES, background=0)
 
 
 def test_a_class_predicted_nowhere_is_warned_of():

@@ -249,6 +249,9 @@ def test_centred_crops_lie_around_every_value_alike():
     some = [b for batch in take(60, Marked([(30, 40)]), patch=(8, 8), batch=4, centred=0.5) for b in batch["label"]]
     # A share of 0.5 lies between: about 0.25 around the single pixel, where chance gives 1 in 23 × 33 positions.
     assert sum(crop[4, 4] == 1 for crop in by_chance) < 5 < 40 < sum(crop[4, 4] == 1 for crop in some) < 80
+    options = {"patch": (8, 8), "batch": 4, "centred": 1.0, "background": None}
+    thirds = [b for batch in take(60, Marked([(30, 40)]), **options) for b in batch["label"]]
+    assert 55 < sum(crop[4, 4] == 1 for crop in thirds) < 105  # 80 of 240, where 0 is a class like 1 and 2
     with pytest.raises(ValueError, match=r"centred=1\.5: give the share"):
         take(1, Marked([(30, 40)]), centred=1.5)
 

@@ -130,6 +130,15 @@ def test_a_class_absent_from_the_batch_neither_rewards_nor_punishes(name):
     np.testing.assert_allclose(*overlap, atol=1e-5)
 
 
+@pytest.mark.parametrize("background", [0, None])
+def test_the_overlap_of_class_0_counts_where_it_is_no_background(background):
+    label = jnp.asarray(squares([1, 2], pieces=5, size=16)[None], jnp.int32)
+    mask, guess = jnp.ones(label.shape, bool), jnp.asarray(np.random.default_rng(0).normal(size=(1, 16, 16, 3)))
+    overlap = losses.dice(guess, label, mask, background=background is None, present_only=True)
+    found = train_folder.make_losses(3, background=background)["dice+ce"](guess, label, mask)
+    np.testing.assert_allclose(found, overlap + losses.cross_entropy(guess, label, mask), rtol=1e-5)
+
+
 def test_every_planned_loss_exists():
     size, shares = (9, 9.0, 9), (0.5, 0.5)
     base = Statistics(9, size, size, 1, "uint8", ((0.0, 1.0),), ("background", "a"), shares, (1.0, 1.0))

@@ -32,17 +32,19 @@ def by_class(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str
     }
 
 
-def summarise(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str, Any]:
+def summarise(counts: Int[np.ndarray, "n k k"], names: Sequence[str], *, background: int | None) -> dict[str, Any]:
     """Means over the classes: iou_pooled, dice_pooled, the worst class, and means over images of what each holds.
 
-    The class "background" is left out. Raises ValueError when no image has a pixel that counts.
+    The class `background` (0, or None where there is none, whatever its name) is left out. Raises ValueError when no
+    image has a pixel that counts.
     """
     counted = counts[counts.any(axis=(1, 2))]
     if not len(counted):
         raise ValueError("no image with a valid pixel to score: check the split and the ignore value")
-    rows = {name: row for name, row in by_class(counted, names).items() if name != "background" and row["pixels"]}
+    of_all = by_class(counted, names)
+    rows = {name: of_all[name] for k, name in enumerate(names) if k != background and of_all[name]["pixels"]}
     worst = min(rows, key=lambda name: rows[name]["iou"], default=None)
-    first = 1 if names[0] == "background" else 0
+    first = 0 if background is None else 1
     return {
         "images": len(counted),
         "iou_pooled": float(np.mean([row["iou"] for row in rows.values()])) if rows else 1.0,

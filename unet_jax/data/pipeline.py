@@ -38,6 +38,7 @@ def train_batches(
     rows: slice | None = None,
     threads: int = 1,
     centred: float = 0.0,
+    background: int | None = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless random crops: image (B, *patch, C) uint8, label (B, *patch) int32, mask (B, *patch) bool, id (B,) text.
 
@@ -56,6 +57,7 @@ def train_batches(
         threads: readers in the background.
         centred: share of the crops that lie around a pixel of an object, as near as the image's edge lets them. Each
             value of the label (class or object) is equally likely, then each of its pixels: rare classes are seen.
+        background: the value around which none are centred; None where 0 is a class like any other.
     """
     import grain
 
@@ -67,7 +69,7 @@ def train_batches(
     if min(patch) < 1:
         raise ValueError(f"patch {patch}: every axis needs at least one pixel")
     stream = grain.MapDataset.source(_normalised(source)).seed(seed).shuffle().repeat()
-    stream = stream.random_map(lambda sample, rng: _random_crop(sample, rng, patch, centred))
+    stream = stream.random_map(lambda sample, rng: _random_crop(sample, rng, patch, centred, background))
     # Indexed by hand, not with .batch(), so that a process reads its own rows only, of the same whole batch.
     steps = grain.MapDataset.range(sys.maxsize // batch).map(
         lambda step: _stack([stream[step * batch + row] for row in chosen])
@@ -127,7 +129,11 @@ def _window(sample: dict[str, Any], tile: Tile, patch: tuple[int, ...]) -> dict[
 
 
 def _random_crop(
-    sample: dict[str, Any], rng: np.random.Generator, patch: tuple[int, ...], centred: float = 0.0
+    sample: dict[str, Any],
+    rng: np.random.Generator,
+    patch: tuple[int, ...],
+    centred: float = 0.0,
+    background: int | None = 0,
 ) -> dict[str, Any]:
     """A window uniformly among those within the image or, along an axis where it is smaller, among those around it.
 
@@ -138,7 +144,7 @@ def _random_crop(
         raise ValueError(f"image {sample['id']} has {len(shape)} axes {shape}, the patch {patch}: give it as many")
     room = [n - p for n, p in zip(shape, patch, strict=True)]
     origin = [int(rng.integers(min(free, 0), max(free, 0) + 1)) for free in room]
-    if centred and rng.random() < centred and (pixel := _labelled(sample, rng)) is not None:
+    if centred and rng.random() < centred and (pixel := _labelled(sample, rng, background)) is not None:
         around = zip(pixel, patch, room, strict=True)
         origin = [min(max(at - p // 2, min(free, 0)), max(free, 0)) for at, p, free in around]
     if min(room) >= 0:
@@ -148,13 +154,14 @@ def _random_crop(
     return _window(sample, Tile(tuple(origin), start, stop), patch)
 
 
-def _labelled(sample: dict[str, Any], rng: np.random.Generator) -> tuple[int, ...] | None:
+def _labelled(sample: dict[str, Any], rng: np.random.Generator, background: int | None = 0) -> tuple[int, ...] | None:
     """A pixel that is not background: of a random value of the label, any pixel that counts; None without one."""
-    label = np.where(sample["mask"], sample["label"], 0).ravel()
-    values = np.flatnonzero(np.bincount(label)[1:]) + 1
+    label, mask = sample["label"], sample["mask"]
+    values = np.flatnonzero(np.bincount(label[mask]))
+    values = values[values != background]  # all of them where it is None
     if not len(values):
         return None
-    pixels = np.flatnonzero(label == rng.choice(values))
+    pixels = np.flatnonzero((label == rng.choice(values)) & mask)
     return tuple(int(i) for i in np.unravel_index(rng.choice(pixels), sample["label"].shape))
 
 

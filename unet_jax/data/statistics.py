@@ -9,7 +9,7 @@ from unet_jax.data.source import Source
 from unet_jax.planning import Statistics
 
 
-def measure(source: Source, classes: Sequence[str]) -> Statistics:
+def measure(source: Source, classes: Sequence[str], *, background: int | None = 0) -> Statistics:
     """Statistics of images as they are in the files, with labels 0..K-1; every image is read once."""
     sizes, ranges, pixels, images = [], [], np.zeros(len(classes), np.int64), np.zeros(len(classes), np.int64)
     for i in range(len(source)):
@@ -30,4 +30,5 @@ def measure(source: Source, classes: Sequence[str]) -> Statistics:
         classes=tuple(classes),
         pixel_share=tuple((pixels / max(pixels.sum(), 1)).tolist()),
         image_share=tuple((images / len(source)).tolist()),
+        background=background,
     )
