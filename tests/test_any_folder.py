@@ -41,6 +41,17 @@ def test_defects_of_a_few_pixels_in_small_grey_images_of_all_sizes(tmp_path, cap
     assert 0 < np.mean(held) < 1  # images without a defect are seen too
 
 
+def test_defects_of_several_kinds_in_folders_of_their_own(tmp_path, capsys):
+    for kind in ("MT_Crack", "MT_Free"):
+        stand_ins.defects(tmp_path / "tiles" / kind / "Imgs", 20)
+    config = train_folder.Config(data=str(tmp_path / "tiles"), workdir=tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"2 folders are read together \(MT_Crack, MT_Free\)"):
+        plan, legend, parts, _ = train_folder.prepare(config)
+    ids = sorted({id for part in parts.values() for id in part.ids})
+    assert (len(ids), ids[0], ids[-1]) == (40, "MT_Crack_exp0_num", "MT_Free_exp9_num")
+    assert (legend.names, plan.loss) == (("background", "foreground"), "tversky+focal")
+
+
 def test_retinal_vessels(tmp_path, capsys):
     with pytest.warns(UserWarning, match=r"21_manual1.gif is taken for the mask of 21_training.tif"):
         plan, _, parts, said = prepare(stand_ins.vessels, tmp_path, capsys, count=4)
