@@ -32,6 +32,15 @@ def test_two_cases_of_one_name_are_refused(tmp_path):
         save(tmp_path / "twice" / f"a{ending}", np.zeros((2, 2, 2, 4), np.int16))
     with pytest.raises(ValueError, match=r"two cases are called a \(.*a\.nii and .*a\.nii\.gz\)"):
         find_images(tmp_path / "twice", MODALITIES)
+    root = one_file_a_modality(tmp_path / "labels")
+    row = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}
+    facts(root, training=[row, row])
+    assert len(find_cases(root).cases) == 1
+    (root / "other").mkdir()
+    (root / "other" / "a.nii.gz").touch()
+    facts(root, training=[row, {**row, "label": "other/a.nii.gz"}])
+    with pytest.raises(ValueError, match="two cases are called a"):  # of one image and two labels
+        find_cases(root)
 
 
 def test_the_files_of_a_case_named_one_by_one_are_one_case(tmp_path):

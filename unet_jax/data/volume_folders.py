@@ -99,12 +99,16 @@ def distinct(cases: Iterable[Case]) -> tuple[Case, ...]:
     found: dict[str, Case] = {}
     for case in cases:
         first = found.setdefault(case.id, case)
-        if [path.resolve() for path in first.images] != [path.resolve() for path in case.images]:
+        if first is not case and _files_of(first) != _files_of(case):
             raise ValueError(
                 f"two cases are called {case.id} ({first.images[0]} and {case.images[0]}): rename the files of one; to "
                 "predict alone, it is enough to run them one after the other into two --output folders"
             )
     return tuple(found.values())
+
+
+def _files_of(case: Case) -> list[Path]:
+    return [path.resolve() for path in (*case.images, case.label) if path is not None]
 
 
 def _base(file: Path) -> str:
