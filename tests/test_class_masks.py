@@ -152,6 +152,14 @@ def test_organs_are_classes_though_each_lies_in_one_piece(tmp_path, held):
         assert "if they are objects, not classes, python -m experiments.train_cells" in legend.notes[1]
 
 
+@pytest.mark.parametrize(("dtype", "names"), [(np.uint16, 2), (np.uint8, 8)])
+def test_few_numbers_of_one_piece_each_are_objects_in_16_bits(tmp_path, dtype, names):
+    masks = [squares(held).astype(dtype) for held in ([1, 2, 3, 5], [1, 2, 3, 5, 6], [1, 3, 4, 5, 6, 7])]
+    legend = decide(survey(files(tmp_path, masks)))
+    assert len(legend.names) == names
+    assert legend.objects == (names == 2)
+
+
 def test_many_numbers_with_gaps_are_objects(tmp_path):
     """Crops of one large label image: none is counted through."""
     legend = decide(survey(files(tmp_path, [squares(range(20, 60)), squares(range(50, 80))])))

@@ -89,19 +89,21 @@ def _numbers(raw: Raw, colours: bool) -> np.ndarray:
 class Survey:
     """What all masks of a folder hold: the numbers of each, and of how many files compression has altered them.
 
-    `beside` is the sum of `mask_evidence.neighbours` over the masks of three or more numbers below 256.
+    `beside` is the sum of `mask_evidence.neighbours` over the masks of three or more numbers below 256; `wide` says
+    that all masks are stored in more bits than that takes.
     """
 
     files: tuple[Values, ...]
     colours: bool = False
     lossy: int = 0
+    wide: bool = False
     beside: Int64[np.ndarray, "2 256"] = dataclasses.field(default_factory=lambda: np.zeros((2, 256), np.int64))
 
 
 def survey(paths: Sequence[Path], *, colours: bool = False) -> Survey:
     """Look at every mask, several at a time; as colours if told or if one holds any. ValueError for a damaged one."""
 
-    def look(path: Path) -> tuple[Values | None, bool, Any]:
+    def look(path: Path) -> tuple[Values | None, bool, bool, Any]:
         with named(path):
             raw = decode(path)
             try:
@@ -109,20 +111,21 @@ def survey(paths: Sequence[Path], *, colours: bool = False) -> Survey:
             except Refused as error:
                 if error.fault != "colour-mask":
                     raise
-                return None, bool(raw.lossy), 0
+                return None, bool(raw.lossy), False, 0
         small = not colours and bool(values.min() >= 0 and values.max() < 256)
         # Numbers below 256 are told apart in the same way whatever the file's bits.
         values = values.astype(np.uint8) if small else values
         kept = values_of(values, measure_pieces=small)
-        return kept, bool(raw.lossy), neighbours(values) if small and len(kept.values) > 2 else 0
+        beside = neighbours(values) if small and len(kept.values) > 2 else 0
+        return kept, bool(raw.lossy), raw.bits > 8, beside
 
     with ThreadPoolExecutor(4, thread_name_prefix="unet-jax-mask") as pool:
         found = list(pool.map(look, paths))
-        if any(values is None for values, _, _ in found):
+        if any(values is None for values, *_ in found):
             return survey(paths, colours=True)
-    beside = sum((beside for _, _, beside in found), np.zeros((2, 256), np.int64))
-    lossy = sum(lossy for _, lossy, _ in found)
-    return Survey(tuple(values for values, _, _ in found if values), colours, lossy, beside)
+    files, lossy, wide, beside = zip(*found, strict=True)
+    around = sum(beside, np.zeros((2, 256), np.int64))
+    return Survey(tuple(filter(None, files)), colours, sum(lossy), all(wide), around)
 
 
 def decide(found: Survey, *, ignore: int | None = None) -> Legend:
@@ -162,7 +165,7 @@ def decide(found: Survey, *, ignore: int | None = None) -> Legend:
             f"{found.lossy} masks are JPEG, which alters the numbers of classes ({_some(values)}): export them again "
             "as PNG from the program that drew them"
         )
-    if are_objects(files, values):
+    if are_objects(files, values, wide=found.wide):
         note = (
             f"masks hold up to {max(len(f.values) for f in files) - 1} numbers each, one an object: all objects are "
             "learnt as one class (to tell them apart: python -m experiments.train_cells; if they are classes: "

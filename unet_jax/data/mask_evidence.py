@@ -66,10 +66,11 @@ def like_objects(files: Sequence[Values]) -> bool:
         return False
 
 
-def are_objects(files: Sequence[Values], values: Sequence[int]) -> bool:
+def are_objects(files: Sequence[Values], values: Sequence[int], *, wide: bool) -> bool:
     """Whether numbers are objects beyond doubt: like objects, and
 
     * more than 32 of them; or
+    * three or more, `wide`: in files of 16 bits, with which programs number objects, even where they are few; or
     * more than 8, the largest differs between the files, and most files that hold n hold n - 1 others: of classes any
       may be missing, objects are numbered through.
 
@@ -79,8 +80,10 @@ def are_objects(files: Sequence[Values], values: Sequence[int]) -> bool:
         return True
     if not like_objects(files):
         return False
+    if len(values) > FEW or (wide and len(set(values) - {0}) >= 3):
+        return True
     found = [set(file.values) - {0} for file in files]
     largest = [max(numbers) for numbers in found if numbers]
     gaps = sum(max(numbers) > len(numbers) for numbers in found if numbers)
     differs = len(set(largest)) > 1 or len(largest) == 1
-    return len(values) > FEW or (max(largest) > HANDFUL and differs and 2 * gaps <= len(largest))
+    return max(largest) > HANDFUL and differs and 2 * gaps <= len(largest)
