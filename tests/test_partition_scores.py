@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import variation_of_information
 
-from unet_jax.partition_scores import pixel_error, regions, score_stack, v_info, v_rand
+from unet_jax.partition_scores import choose_threshold, pixel_error, regions, score_stack, v_info, v_rand
 
 TRUTH = np.array([[1, 1, 0, 2, 2]] * 2)  # two pieces of 4 pixels, so that each pixel is an eighth
 
@@ -110,3 +110,13 @@ def test_misuse_is_named():
         score_stack([TRUTH > 0], [])
     with pytest.raises(ValueError, match="at the image's size"):
         pixel_error(TRUTH > 0, np.ones((3, 3), bool))
+
+
+def test_the_threshold_chosen_lies_amid_good_ones():
+    scores = [0.2, 0.99, 0.3, 0.9, 0.91, 0.9, 0.4]  # means with the neighbours: .595 .497 .73 .703 .903 .737 .65
+    rows = [{"threshold": i / 10, "v_rand": score} for i, score in enumerate(scores)]
+    assert choose_threshold(rows) == 0.4
+    assert choose_threshold(rows[:2]) == 0.0  # both means are .595: the lower one
+    assert choose_threshold(rows[:1]) == 0.0
+    with pytest.raises(ValueError, match="no thresholds"):
+        choose_threshold([])

@@ -43,7 +43,7 @@ class Framed(Normalised):
 def validator(
     model: UNet, source: Source, *, tile: tuple[int, ...], batch: int
 ) -> Callable[[training.State], dict[str, float]]:
-    """A function of the state: loss, IoU and Dice of the membranes, and V_rand, at one half, over whole slices.
+    """A function of the state: loss, IoU and Dice of the membranes at one half, and the best V_rand, of whole slices.
 
     The unpadded `model` sees `batch` tiles of `tile` pixels at a time.
     """
@@ -71,7 +71,7 @@ def validator(
         loss = np.mean([-np.log(np.where(t, p, 1 - p) + 1e-7).mean() for t, p in zip(truths, inside, strict=True)])
         counts = np.stack([membrane_counts(t, p >= 0.5) for t, p in zip(truths, inside, strict=True)])
         scores = metrics.summarise(counts)
-        v_rand = score_stack(truths, inside, thresholds=[0.5])[0]["v_rand"]
+        v_rand = max(row["v_rand"] for row in score_stack(truths, inside))
         return {
             "val_loss": float(loss), "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"],
             "val_v_rand": v_rand,

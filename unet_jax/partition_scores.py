@@ -105,6 +105,25 @@ def score_stack(
     return rows
 
 
+def choose_threshold(rows: Sequence[dict[str, float]], *, by: str = "v_rand") -> float:
+    """The threshold amid the best scores: that whose score, averaged with those of its two neighbours, is highest.
+
+    One hole in one membrane joins two cells, so that a single row may be high by luck.
+
+    Args:
+        rows: as `score_stack` gives them, in the order of their thresholds; the first and last have one neighbour.
+        by: the score.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("no thresholds to choose among: give at least one row of score_stack")
+    scores = [row[by] for row in rows]
+    around = [float(np.mean(scores[max(i - 1, 0) : i + 2])) for i in range(len(scores))]
+    return rows[int(np.argmax(around))]["threshold"]
+
+
 def _shares(truth: np.ndarray, proposal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shares of the truth's foreground: in each pair of regions that meet, in each of the proposal, in each of it."""
     if truth.shape != proposal.shape:
