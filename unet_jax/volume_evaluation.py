@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_jax.data.nifti import read_nifti, write_label
-from unet_jax.data.volume_folders import Case, Layout
+from unet_jax.data.volume_folders import Case, Layout, distinct
 from unet_jax.data.volumes import read_image, read_label
 from unet_jax.logs import replacing
 from unet_jax.regions import inside
@@ -92,16 +92,19 @@ def predict_cases(
 
     Args:
         predictor: the model.
-        cases: names and files, see `volume_folders.find_images`.
+        cases: names and files, see `volume_folders.find_images`; a case that is named again is predicted once.
         folder: where to write; a label that is there is kept unless `overwrite`.
         overwrite: make all anew.
         say: takes a line for the user after every case.
 
     Returns:
         Names of the cases that have a label now, and a line for every case that failed, naming the file.
+
+    Raises:
+        ValueError: two different cases of one name, of which one's label would be taken for the other's.
     """
     folder, done, failed = Path(folder), [], []
-    for case in cases:
+    for case in distinct(cases):
         path = folder / "labels" / f"{case.id}.nii.gz"
         try:
             if overwrite or not path.exists():
@@ -112,6 +115,8 @@ def predict_cases(
                 picture = folder / "pictures" / f"{case.id}.png"
                 three_planes(picture, image[..., 0], None, label, grid, predictor.regions, title=case.id)
                 write_label(path, label, grid)
+            else:
+                say(f"{case.id}: {path} is there already and kept (--overwrite makes it again)")
             done.append(case.id)
         except (ValueError, OSError) as error:
             failed.append(str(error) if str(case.images[0].parent) in str(error) else f"{case.images[0]}: {error}")
