@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,9 @@ from tests.volumes import SHAPE, decathlon, save
 from unet_jax.commands.predict_volumes import PredictVolumes, predict_volumes
 from unet_jax.data.nifti import read_nifti
 from unet_jax.data.phantom import phantom
+from unet_jax.data.volume_folders import Case
 from unet_jax.lock import locked
+from unet_jax.volume_evaluation import predict_cases
 from unet_jax.volume_prediction import VolumePredictor
 
 
@@ -91,7 +94,9 @@ def test_predicting_volumes_from_the_command_line(run, folder, tmp_path, capsys)
     room.mkdir()
     (room / "good.nii.gz").write_bytes((folder / "imagesTr" / "phantom_001.nii.gz").read_bytes())
     (room / "torn.nii.gz").write_bytes((room / "good.nii.gz").read_bytes()[:5000])
-    options = PredictVolumes(run, (room,), tmp_path / "out", overlap=0.25)
+    options = PredictVolumes(
+        run, (room, room / "good.nii.gz"), tmp_path / "out", overlap=0.25
+    )  # named twice, done once
     assert predict_volumes(options) == 1
     said = capsys.readouterr()
     assert "1 cases done" in said.out
@@ -103,6 +108,65 @@ def test_predicting_volumes_from_the_command_line(run, folder, tmp_path, capsys)
     assert row.split(",")[:2] == ["good", f"{(label > 0).sum() / 1000:.3f}"]
     with Image.open(tmp_path / "out" / "pictures" / "good.png") as image:
         assert image.size[0] > 300
+
+
+def test_two_patients_of_one_name_are_refused(run, folder, tmp_path):
+    rooms = tmp_path / "siteA", tmp_path / "siteB"
+    for room, name in zip(rooms, ("phantom_000", "phantom_001"), strict=True):
+        room.mkdir()
+        (room / "case1.nii.gz").write_bytes((folder / "imagesTr" / f"{name}.nii.gz").read_bytes())
+    with pytest.raises(ValueError, match=r"two cases are called case1 \(.*siteA.* and .*siteB.*two --output folders"):
+        predict_volumes(PredictVolumes(run, rooms, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_exclusive_classes(folder, tmp_path):
+    workdir = tmp_path / "run"
+    assert experiment.main(config(folder, workdir, outputs="classes", augment=False, scored_train_cases=0)) == 0
+    assert json.loads((workdir / "metrics.jsonl").read_text())["step"] == 2
+    predictor = VolumePredictor.load(workdir)
+    assert (predictor.card["outputs"], predictor.card["model"]["classes"]) == ("classes", 4)
+    label, truth = (
+        read_nifti(path / "phantom_001.nii.gz")[0] for path in (workdir / "predictions", folder / "labelsTr")
+    )
+    assert set(np.unique(label)) <= {0, 1, 2, 3}
+    found = experiment_regions(workdir)
+    assert list(found) == ["whole tumour", "tumour core", "enhancing tumour"]
+    for members, scores in zip(((1, 2, 3), (2, 3), (3,)), found.values(), strict=True):
+        seen, there = np.isin(label, members), np.isin(truth, members)
+        assert scores["dice"] == pytest.approx(2 * (seen & there).sum() / (seen.sum() + there.sum()))
+
+
+def test_a_case_seen_at_another_spacing_is_labelled_on_its_own_grid(run, tmp_path):
+    """A bright block, found by its grey level alone, in a file whose axes run down, right and behind.
+
+    Two axes of 1 mm are seen at 2 mm: each wide voxel is the mean of two; with the block's ends even, none lies across
+    them. On the way back a voxel lies a quarter of a wide one off its centre: the block's share along an axis is
+    1 or 0.75 inside and 0 or 0.25 outside, along both at least 0.5625 and at most 0.25; a half decides.
+    """
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[0, 1], affine[1, 2], affine[:, 3] = -2, 1, -1, (5, -7, 11, 1)
+    block = np.zeros((16, 32, 32), bool)
+    block[2:10, 4:20, 10:26] = True
+    path = save(tmp_path / "a.nii.gz", np.repeat(np.where(block, 200, 100)[..., None], 4, -1).astype(np.int16), affine)
+
+    trained = VolumePredictor.load(run, overlap=0.25)
+    card = {**trained.card, "spacing": [2.0, 2.0, 2.0]}
+    predictor = VolumePredictor(dataclasses.replace(trained.predictor, card=card), 0.25)
+    seen = []
+
+    def bright(tiles):  # mean 112.5, deviation 33.1: 127.5 (1 + z / 5) is 195 in the block, 118 around
+        seen.append(tiles.shape)
+        return jnp.repeat((tiles[..., :1] > 150).astype(jnp.float32), 3, axis=-1)
+
+    vars(predictor)["_forward"] = bright  # in the place of the network
+    done, failed = predict_cases(predictor, [Case("a", (path,), None)], tmp_path / "out", say=print)
+    assert (done, failed) == (["a"], [])
+    label, grid = read_nifti(tmp_path / "out" / "labels" / "a.nii.gz")
+    assert (label.dtype, label.shape) == (np.uint8, (16, 32, 32, 1))
+    np.testing.assert_allclose(grid.affine, affine)
+    np.testing.assert_array_equal(label[..., 0], 3 * block)
+    assert len(seen) <= 8  # 16 x 16 x 16 wide voxels in tiles of 16 x 16 x 8, not 32 x 32 x 16
 
 
 def test_the_network_halves_thin_volumes_less_often(folder, tmp_path):
