@@ -156,17 +156,24 @@ def test_one_sequence_of_cells(tmp_path):
         find_pairs(tmp_path / "02")
 
 
-def test_training_is_proposed_before_test(tmp_path):
+def test_a_root_of_parts_gives_the_one_for_training(tmp_path):
     for part in ("test", "training"):
-        fill(tmp_path / part / "images", ["01.png"])
-        fill(tmp_path / part / "1st_manual", ["01.png"])
-    with pytest.raises(ValueError, match=rf"did you mean {tmp_path}/training\? Or {tmp_path}/test\?"):
-        find_pairs(tmp_path)
+        fill(tmp_path / part / "images", [f"{part}.png"])
+        fill(tmp_path / part / "1st_manual", [f"{part}.png"])
+        fill(tmp_path / part / "mask", [f"{part}_mask.gif"])
+    with pytest.warns(UserWarning, match=rf"/training is read, and left out is {tmp_path}/test: to read that, name it"):
+        assert [pair.id for pair in find_pairs(tmp_path)] == ["training"]
+    assert found(tmp_path / "test") == {"test.png": "test.png"}
     for crop in ("traincrop", "testcrop"):
         fill(tmp_path / "cracks" / crop, ["a.jpg", "a.png"])
-    with pytest.raises(ValueError, match=r"did you mean .*traincrop\? Or .*testcrop\?"):
+    with pytest.warns(UserWarning, match="traincrop is read"):
+        assert [pair.label.name for pair in find_pairs(tmp_path / "cracks")] == ["a.png"]
+    fill(tmp_path / "cracks" / "train2", ["a.jpg", "a.png"])  # which of the two?
+    with pytest.raises(ValueError, match=r"did you mean .*train2\? Or .*traincrop, .*testcrop\?"):
         find_pairs(tmp_path / "cracks")
-    assert found(tmp_path / "cracks" / "traincrop") == {"a.jpg": "a.png"}
+
+
+def test_a_folder_further_down_is_proposed(tmp_path):
     for room in ("train", "train_labels"):
         fill(tmp_path / "roads" / "tiff" / room, ["a.tif"])
     with pytest.raises(ValueError, match=r"did you mean .*roads/tiff\?"):

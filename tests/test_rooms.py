@@ -86,9 +86,9 @@ def test_two_rooms_of_masks(tmp_path):
 
 
 def test_a_folder_above_is_told_where_to_look(tmp_path):
-    fill(tmp_path / "training" / "images", ["a.png"])
-    fill(tmp_path / "training" / "groundtruth", ["a.png"])
-    with pytest.raises(ValueError, match=rf"no folder images in it.*did you mean {tmp_path}/training\?"):
+    fill(tmp_path / "plate" / "images", ["a.png"])
+    fill(tmp_path / "plate" / "groundtruth", ["a.png"])
+    with pytest.raises(ValueError, match=rf"no folder images in it.*did you mean {tmp_path}/plate\?"):
         find_pairs(tmp_path)
 
 

@@ -1,7 +1,8 @@
 """Which folders of a set hold images and masks that belong together, as published sets are laid out; none is opened.
 
 In this order: images/ and labels/ (or other names in `rooms`); images beside masks in one folder; folders whose names
-are alike but for a word (train and train_labels, 01 and 01_ST/SEG); folders of categories with images beside masks.
+are alike but for a word (train and train_labels, 01 and 01_ST/SEG); a folder for training that holds any of these;
+folders of categories with images beside masks.
 """
 
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def find_parts(folder: Path) -> tuple[list[Part], list[str]]:
     if not (images and labels):
         if beside := _beside(folder):
             return [beside], []
-        for look in (_partnered, _with_partner, _categories):
+        for look in (_partnered, _with_partner, _training, _categories):
             parts, notes = look(folder)
             if parts:
                 return parts, notes
@@ -123,6 +124,18 @@ def _with_partner(folder: Path) -> tuple[list[Part], list[str]]:
         pairs = _pairs_of_rooms(folder.parent)
         return [_of(folder, labels) for images, labels, start in pairs if start and images.name == folder.name], []
     return [], []
+
+
+def _training(folder: Path) -> tuple[list[Part], list[str]]:
+    """What the only subfolder for training holds, beside those for validation and test."""
+    splits = [path for path in subfolders(folder).values() if path.name.lower().startswith(_SPLITS)]
+    training = [path for path in splits if path.name.lower().startswith("train") and _reads(path)]
+    if len(training) != 1 or any(rooms_of(folder)):
+        return [], []
+    parts, notes = find_parts(training[0])
+    others = ", ".join(str(path) for path in splits if path != training[0])
+    left = f", and left out is {others}: to read that, name it with --data" if others else ""
+    return parts, [f"{training[0]} is read{left}", *notes]
 
 
 def _categories(folder: Path) -> tuple[list[Part], list[str]]:
