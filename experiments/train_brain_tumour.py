@@ -269,19 +269,21 @@ def finish(config: Config, source: VolumeSource, parts: dict[str, Subset], posit
     predictor = VolumePredictor.load(config.workdir, overlap=config.overlap, batch=config.batch)
     chosen = {"test": parts["test"].ids, "train": parts["train"].ids[: config.scored_train_cases]}
     scores = evaluate_cases(predictor, source.layout, chosen, config.workdir, tolerance=config.tolerance)
-    card, peak = predictor.card, memory.peak_bytes()
     facts = {
         **scores.parts,
         "rules": {"empty": surface.EMPTY_RULE, "surface_dice_mm": config.tolerance},
         # the first case holds the compilation
-        **facts_of(card, position, data=config.data, first_case=scores.seconds[0], a_case=min(scores.seconds)),
-        "peak_bytes": peak,
+        **facts_of(
+            predictor.card, position, data=config.data, first_case=scores.seconds[0], a_case=min(scores.seconds)
+        ),
     }
     write_json(config.workdir / "results.json", facts)
     title = f"3-D U-Net on {Path(config.data).name}"
     report.curves(read_rows(config.workdir / "metrics.jsonl"), config.workdir / "report" / "curves.png", title=title)
     print("\n".join(scores.lines()))
-    print(f"{min(scores.seconds):.1f} s to predict a case; peak memory of the run {memory.size(peak or 0)}")
+    print(
+        f"{min(scores.seconds):.1f} s to predict a case; peak memory of the run {memory.size(facts['peak_bytes'] or 0)}"
+    )
     print(f"report: {config.workdir / 'report'}, labels: {config.workdir / 'predictions'}")
 
 

@@ -40,6 +40,7 @@ def test_two_steps_and_everything_a_run_leaves(stack, tmp_path, capsys):
     assert results["test"]["slices"] == 2
     assert 0 < results["test"]["v_rand"] <= results["challenge_rule"]["v_rand"] <= 1
     assert len(results["by_threshold"]) == 9
+    assert results["peak_bytes"] > 2**27
     out = capsys.readouterr().out
     assert "train: 2 slices, val: 2 slices, test: 2 slices" in out
     assert "v rand 0." in out

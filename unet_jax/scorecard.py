@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_jax import metrics, parallel, report
+from unet_jax import memory, metrics, parallel, report
 from unet_jax.data.source import Source
 from unet_jax.evaluation import Evaluation
 from unet_jax.logs import read_rows, replacing, write_json
@@ -24,11 +24,12 @@ RULES = {
 
 
 def facts_of(card: Mapping[str, Any], position: Position, *, data: str, **seconds: float) -> dict[str, Any]:
-    """What the results of every experiment hold of its run: the best epoch, time, device, data, version, commit."""
+    """What the results of every experiment hold: the best epoch, time, peak memory, device, data, version, commit."""
     return {
         "best": {"epoch": card["position"]["epoch"], "val_iou": card["position"]["best_score"]},
         "epochs": position.epoch,
         "seconds": {"training": position.seconds, **seconds},
+        "peak_bytes": memory.peak_bytes(),
         "device": parallel.device_name(),
         "data": data,
         "version": card["version"],
