@@ -8,7 +8,8 @@ from unet_jax.data.nifti import Grid
 from unet_jax.data.phantom import phantom
 from unet_jax.data.volume_folders import TUMOUR_REGIONS
 from unet_jax.data.volumes import IGNORED
-from unet_jax.volume_report import HATCH, three_planes
+from unet_jax.pictures import HATCH
+from unet_jax.volume_report import three_planes
 
 
 def drawn(path, truth, prediction):

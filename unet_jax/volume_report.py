@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 
 from unet_jax import regions, surface
 from unet_jax.data.nifti import to_ras
 from unet_jax.data.volumes import IGNORED, Grid, resample
 from unet_jax.logs import replacing
-from unet_jax.pictures import for_display, overlay
+from unet_jax.pictures import for_display, hatched, overlay
 from unet_jax.report import draw_sheet
 from unet_jax.shapes import bounding_box
 
@@ -19,7 +19,6 @@ Regions = Mapping[str, tuple[int, ...]]
 COLUMNS = ("dice", "hd95_mm", "surface_dice", "truth_ml", "prediction_ml")
 PLANES = ("sagittal", "coronal", "axial")  # across the axes right, front and up
 COLOURS = ((255, 225, 25), (255, 120, 40), (40, 225, 255), (230, 120, 255), (120, 255, 120))
-HATCH = (150, 150, 150)  # where nothing was annotated
 _SIDE, _GAP, _LEFT, _HEAD, _FOOT = 420, 8, 34, 74, 54  # pixels; the longest side of the head takes _SIDE of them
 
 
@@ -136,17 +135,10 @@ def _upright(values: np.ndarray, axis: int, index: int, spacing: Sequence[float]
 def _outlined(picture: np.ndarray, label: np.ndarray | None, names: Regions) -> np.ndarray:
     if label is None:
         return picture
-    picture = _hatched(picture, label == IGNORED)
+    picture = hatched(picture, label == IGNORED)
     for members, colour in zip(names.values(), COLOURS, strict=False):
         picture = overlay(picture, regions.inside(label, members), colour)
     return picture
-
-
-def _hatched(picture: UInt8[np.ndarray, "h w 3"], where: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Thin grey lines that slant over a part of a picture."""
-    rows, columns = np.indices(where.shape)
-    line = where & ((rows + columns) % 10 < 2)
-    return np.where(line[..., None], np.array(HATCH, np.uint8), picture)
 
 
 def _legend(sheet: np.ndarray, names: Regions, top: int, *, blank: bool) -> list[tuple[float, float, str, dict]]:
@@ -158,6 +150,6 @@ def _legend(sheet: np.ndarray, names: Regions, top: int, *, blank: bool) -> list
         left += 60 + 13 * len(name)
     if blank:
         bar = sheet[top : top + 12, left : left + 22]
-        bar[:] = _hatched(np.zeros_like(bar), np.ones(bar.shape[:2], bool))
+        bar[:] = hatched(np.zeros_like(bar), np.ones(bar.shape[:2], bool))
         words.append((left + 30, top + 11, "not annotated", {"size": 9}))
     return words
