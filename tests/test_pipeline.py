@@ -164,6 +164,15 @@ def test_small_images_are_mirrored_and_masked():
             assert (np.diff(column[0]) == 1).all()
 
 
+def test_images_smaller_and_larger_than_the_patch_share_a_batch():
+    sizes = [(5, 5), (20, 20), (5, 20), (20, 5)]
+    for batch in take(12, Coded(sizes), batch=4):
+        assert batch.keys() == {"image", "label", "mask", "id"}
+        assert batch["image"].shape == (4, 8, 8, 2)
+        for mask, id in zip(batch["mask"], batch["id"], strict=True):
+            assert (mask.any(1).sum(), mask.any(0).sum()) == tuple(min(n, 8) for n in sizes[int(id[1:])])
+
+
 def test_volumes_are_cropped_by_the_same_code():
     batch = take(1, Coded([(6, 7, 4)]), patch=(4, 5, 6))[0]
     assert batch["image"].shape == (3, 4, 5, 6, 2)

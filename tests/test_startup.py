@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -136,6 +137,24 @@ def test_interrupt_outside_the_training_loop(monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         startup.run(main, Config, description="a program")
     assert (left.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_warnings_of_our_own_are_lines_and_said_once(monkeypatch, capsys):
+    def main(_):
+        for text in ("masks hold greys", "masks hold greys", "another"):
+            warnings.warn(text, stacklevel=1)
+        warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
+        return 0
+
+    others = []
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: others.append(str(message))
+        with pytest.raises(SystemExit):
+            startup.run(main, Config, description="a program")
+    assert capsys.readouterr().err == "note: masks hold greys\nnote: another\n"
+    assert others == ["soon gone"]
 
 
 def test_exit_code_is_that_of_main(monkeypatch):

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,6 +152,7 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
     for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal has no letter for
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _noted()
     cli = tyro.extras.subcommand_cli_from_dict if isinstance(config, dict) else tyro.cli
     chosen = cli(config, description=description)
     if not isinstance(config, dict) and os.environ.get(processes.VARIABLE):
@@ -163,6 +165,20 @@ def run(main: Callable[[Any], int], config: type | dict[str, type], *, descripti
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _noted() -> Callable[..., None]:
+    """What shows a warning: our own, which tell of the user's data, as a line without a place in the code, once."""
+    plain, seen = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+        if category is not UserWarning or "-packages" in filename:
+            plain(message, category, filename, *rest, **more)
+        elif str(message) not in seen:
+            seen.add(str(message))
+            print(f"note: {message}", file=sys.stderr)
+
+    return show
 
 
 def _alone(main: Callable[[Any], int], chosen: Any) -> int:

@@ -151,7 +151,8 @@ def _random_crop(
         return {name: cut(sample[name], origin, patch) for name in ("image", "label", "mask")} | {"id": sample["id"]}
     start = tuple(max(o, 0) for o in origin)
     stop = tuple(min(o + p, n) for o, p, n in zip(origin, patch, shape, strict=True))
-    return _window(sample, Tile(tuple(origin), start, stop), patch)
+    window = _window(sample, Tile(tuple(origin), start, stop), patch)
+    return {name: window[name] for name in ("image", "label", "mask", "id")}  # as of an image larger than the patch
 
 
 def _labelled(sample: dict[str, Any], rng: np.random.Generator, background: int | None = 0) -> tuple[int, ...] | None:
