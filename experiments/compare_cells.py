@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
 import csv
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ import jax
 from experiments import train_cells
 from experiments.cells_config import deeper
 from unet_jax import comparison, report
-from unet_jax.comparison_scores import score
+from unet_jax.comparison_scores import kept, score
 from unet_jax.data.named import open_named
 from unet_jax.data.source import Source, digest_of, split_any
 from unet_jax.logs import read_rows
@@ -156,7 +155,7 @@ def trained(config: Config) -> list[dict[str, Any]]:
     for name in ROWS:
         paths = (config.workdir / "runs").glob(f"{name}-seed*/row.json")
         paths = sorted(paths, key=lambda path: int(path.parent.name.removeprefix(f"{name}-seed")))
-        found += [json.loads(path.read_text(encoding="utf-8")) | {"recipe": RECIPE.get(name)} for path in paths]
+        found += [kept(path.parent) | {"recipe": RECIPE.get(name)} for path in paths]
     return found
 
 

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     startup.prepare()
 
 import dataclasses
+import json
 import sys
 import time
 from functools import partial
@@ -32,7 +33,7 @@ from unet_jax import augment, class_scores, losses, metrics, parallel, processes
 from unet_jax.checkpoint import provenance
 from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
 from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
-from unet_jax.data.pairs import find_pairs
+from unet_jax.data.pairs import find_pairs, places
 from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
 from unet_jax.data.source import digest_of
 from unet_jax.data.statistics import measure
@@ -132,8 +133,9 @@ def open_source(config: Config) -> tuple[Source, Legend]:
         made_up = TexturedPatches()
         return made_up, Legend(made_up.names, tuple((k,) for k in range(len(made_up.names))))
     folder = remote.fetched(config.data)
-    masks = [pair.label for pair in find_pairs(folder)]
-    palette = config.palette or find_palette(folder)
+    pairs = find_pairs(folder)
+    masks = [pair.label for pair in pairs]
+    palette = config.palette or next(filter(None, map(find_palette, places(folder, pairs))), None)
     given = parse_classes(config.classes) if config.classes else read_palette(palette) if palette else None
     ignore = None if config.ignore is None else parse_value(config.ignore)
     if config.ignore is not None and ignore is None:
@@ -175,6 +177,15 @@ def compose(
     return model, optimizer, step, eval_step
 
 
+def planned_before(config: Config) -> dict[str, Any]:
+    """What the run that is gone on with planned, but for its length: the rules of another version may differ."""
+    path = config.workdir / "plan.json"
+    if not config.resume or not path.exists():
+        return {}
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    return {name: tuple(v) if isinstance(v := plan[name], list) else v for name in PLANNED if name != "epochs"}
+
+
 def prepare(config: Config) -> tuple[Plan, Legend, dict[str, Source], normalisation.Normalisation]:
     """Look at the folder, say what was found, and plan; the parts are normalised, scenes of the training part cut."""
     images, legend = open_source(config)
@@ -183,7 +194,7 @@ def prepare(config: Config) -> tuple[Plan, Legend, dict[str, Source], normalisat
         print(f"note: {line}")
     print(", ".join(f"{name}: {len(part)} images" for name, part in parts.items()))
     found = measure(parts["train"], legend.names, background=legend.background)
-    chosen = {name: getattr(config, name) for name in PLANNED}
+    chosen = planned_before(config) | {name: v for name in PLANNED if (v := getattr(config, name)) is not None}
     if config.max_minutes is not None and config.epochs is None:
         chosen["epochs"] = 10_000  # the minutes decide
     plan = make_plan(found, accelerator=jax.default_backend() != "cpu", **chosen)
@@ -217,7 +228,7 @@ def main(config: Config) -> int:
         return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
 
     with opened(config) as run:
-        if processes.first():
+        if processes.first() and not (config.workdir / "plan.json").exists():
             write_json(config.workdir / "plan.json", plan)
         state, position, signal = run_training(
             run,

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from skimage.draw import line_aa
 
@@ -180,6 +181,13 @@ def test_colours_are_classes(tmp_path):
     assert not legend.read(paths[1]).any()
 
 
+def test_opacity_that_a_file_does_not_call_so_is_no_colour(tmp_path):
+    mask = np.zeros((8, 8, 4), np.uint8)
+    mask[2:5, 2:5, 0], mask[..., 3] = 200, 255
+    tifffile.imwrite(tmp_path / "m.tif", mask, photometric="rgb", extrasamples=["unspecified"])
+    assert decide(survey([tmp_path / "m.tif"])).names == ("background", "#c80000")
+
+
 def test_a_palette_names_colours_and_misses_none(tmp_path):
     palette = tmp_path / "palette.txt"
     palette.write_text("name r g b\n# streets\nvoid 0 0 0\nlow house 255, 0, 0\ntree;#008000\n")
@@ -266,3 +274,26 @@ def test_what_cannot_be_is_named(tmp_path):
     (tmp_path / "m0.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"m0.png: is empty"):
         survey([tmp_path / "m0.png"])
+
+
+def test_classes_of_16_bits_are_classes_in_many_pieces(tmp_path):
+    codes = np.array([0, 111, 112, 211, 311, 512], np.uint16)  # of land cover
+    rng = np.random.default_rng(0)
+    masks = [codes[rng.integers(0, 6, (8, 8)).repeat(8, 0).repeat(8, 1)] for _ in range(4)]
+    legend = decide(survey(files(tmp_path, masks)))
+    assert len(legend.names) == 6
+    cells = [squares(held, dtype=np.uint16) for held in ([301, 302, 303], [301, 302, 303, 404], [302, 303, 500])]
+    (tmp_path / "cells").mkdir()
+    assert decide(survey(files(tmp_path / "cells", cells))).objects
+
+
+def test_a_rim_of_one_grey_is_soft_and_a_broad_one_a_class(tmp_path):
+    mask = np.zeros((80, 80), np.uint8)
+    mask[20:60, 20:60] = 255
+    halved = mask.copy()
+    halved[20:60, 19] = 127
+    legend = decide(survey(files(tmp_path, [halved] * 2)))
+    assert legend.threshold == 128
+    halved[20:60, 16:20] = 127
+    (tmp_path / "broad").mkdir()
+    assert len(decide(survey(files(tmp_path / "broad", [halved] * 2))).names) == 3

@@ -33,7 +33,7 @@ def roads(tmp_path_factory):
 
 def config(data, workdir, **changes):
     options = {"widths": (4, 8), "patch": 32, "batch": 2, "crops": 2, "epochs": 2, "augment": False, "norm": "none"}
-    return train_folder.Config(data=str(data), workdir=workdir, **options, **changes)
+    return train_folder.Config(data=str(data), workdir=workdir, **options | changes)
 
 
 def test_roads_without_a_flag_but_for_speed(roads, tmp_path, capsys):
@@ -54,6 +54,19 @@ def test_roads_without_a_flag_but_for_speed(roads, tmp_path, capsys):
     assert rows[-1]["step"] == 2 * rows[0]["step"] > 2
     with Image.open(run / "report" / "examples.png") as image:
         assert image.size[0] > 300
+
+
+def test_a_run_goes_on_by_the_plan_it_had(roads, tmp_path):
+    first = config(roads, tmp_path, widths=(4, 8, 16), patch=None)
+    plan = {"patch": 100, "widths": [4, 8, 16], "batch": 3, "normalisation": "percentile", "loss": "tversky+focal",
+            "centred": 0.1, "balance": 0.2, "crops": 6, "epochs": 7, "reasons": {}}  # fmt: skip
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert train_folder.planned_before(first) == {}  # one that begins
+    went_on, *_ = train_folder.prepare(
+        dataclasses.replace(first, resume=True, max_minutes=1.0, epochs=None, crops=None)
+    )
+    assert (went_on.patch, went_on.widths, went_on.loss, went_on.crops) == (100, (4, 8, 16), "tversky+focal", 6)
+    assert went_on.epochs == 10_000  # the minutes decide, also now
 
 
 def test_bands_of_16_bits_are_stretched_one_by_one(tmp_path, capsys):

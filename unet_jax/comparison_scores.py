@@ -1,6 +1,7 @@
 """One row of a comparison: everything that is measured of a finished run."""
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
     of the separation, tuned for objects, would move the IoU of one row by a hundredth and of the next by nothing.
     """
     if (folder / "row.json").exists():
-        return json.loads((folder / "row.json").read_text(encoding="utf-8"))
+        return kept(folder)
     predictor = Predictor.load(folder)
     samples = [test[i] for i in range(len(test))]
     labels = FromModel(predictor, num_classes=2)(samples)
     truths = (scoring.Truth.of(sample, test.label_kind) for sample in samples)
     found = scoring.concatenate([t.score(label, "instances") for t, label in zip(truths, labels, strict=True)])
     scores = scoring.summarise(found)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = _read(folder / "results.json")
     log, shape = read_rows(folder / "metrics.jsonl"), (*predictor.input_size, int(predictor.card["channels"]))
     trials = predictor.card.get("separation_trials", ())
     row = {
@@ -39,7 +40,7 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
         "gflop": count_flop(predictor.model, shape) / 1e9, "epochs": len(log), "steps": log[-1]["step"],
         "images_per_second": comparison.rate([line["images_per_second"] for line in log[1:] or log]),
         "val_ap": max(((trial["ap50"] + trial["ap75"]) / 2 for trial in trials), default=None),
-        **{k: results["test"][k] for k in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean")},
+        **_pixels(results),
         "ap50": scores["objects"]["ap_pooled"]["0.50"], "ap75": scores["objects"]["ap_pooled"]["0.75"],
         **{case: scores["cases"][case]["rate"] for case in ("clear", "touching", "low_contrast", APART)},
         "accuracy": accuracy(predictor, test) if predictor.card["model"]["name"] == "Classifier" else None,
@@ -48,6 +49,19 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
     write_json(folder / "row.json", row)
     return row
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """The row that `score` kept in a folder."""
+    return _read(folder / "row.json") | _pixels(_read(folder / "results.json"))  # older rows had separated pixels
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _pixels(results: Mapping[str, Any]) -> dict[str, float]:
+    return {name: results["test"][name] for name in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean")}
 
 
 def accuracy(predictor: Predictor, test: Source) -> float:

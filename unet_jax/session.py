@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from unet_jax import memory, parallel, processes, remote
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.lock import locked
-from unet_jax.logs import MetricsLog, epoch_line
+from unet_jax.logs import MetricsLog, epoch_line, plain
 from unet_jax.loop import Budget, Callbacks, Position, StopRequest, fit
 from unet_jax.profiling import Profile
 from unet_jax.training import State
@@ -55,6 +55,24 @@ def opened(config: Any) -> Iterator[Run]:
                 logging.getLogger("unet_jax").warning("%s: not everything could be copied: %s", folder, error)
             raise
         remote.send(folder)
+
+
+def check_meaning(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """ValueError when the classes of a run's card are not those that the masks are read as now.
+
+    The arrays fit all the same, and a class would be learnt on as another. What only one of the cards says (an older
+    version's has fewer fields), and what it only notes, does not count.
+    """
+    for name in ("classes", "label_map"):
+        old, new = plain(before.get(name)), plain(now.get(name))
+        if isinstance(old, dict) and isinstance(new, dict):
+            both = old.keys() & new.keys() - {"notes"}
+            old, new = ({key: part[key] for key in both} for part in (old, new))
+        if old is not None and old != new:
+            raise ValueError(
+                f"this run learnt the {name} {old}, and the masks are read as {new} now: give masks and options as "
+                "they were, or begin anew in another --workdir"
+            )
 
 
 def run_training(
@@ -103,6 +121,7 @@ def run_training(
     if resume:
         if checkpoints.latest_step() is not None:
             state, saved = checkpoints.restore(state)
+            check_meaning(saved, card)
             position = Position(**saved["position"])
         if log is not None:
             log.truncate_after(position.step)

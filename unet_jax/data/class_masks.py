@@ -21,7 +21,18 @@ from unet_jax.data.mask_evidence import MAX_CLASSES, are_objects, like_objects, 
 
 IGNORED, _UNKNOWN = 65_535, 65_534  # what a legend gives for pixels that do not count, and for values it has not
 _SHIFTS = np.array([65_536, 256, 1], np.int32)  # of red, green and blue
-_NO_CLASS = {"background", "bg", "void", "unlabelled", "unlabeled", "unclassified", "unannotated", "nodata", "none"}
+_NO_CLASS = {
+    "background",
+    "bg",
+    "void",
+    "unlabelled",
+    "unlabeled",
+    "unclassified",
+    "unannotated",
+    "nodata",
+    "none",
+    "unknown",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +91,8 @@ def _numbers(raw: Raw, colours: bool) -> np.ndarray:
     if not colours:
         return label_of(raw._replace(lossy=""))
     picture = image_of(raw)
+    if picture.shape[-1] == 4 and (picture[..., 3] == 255).all():  # opacity that the file does not call so
+        picture = picture[..., :3]
     if picture.dtype != np.uint8 or picture.shape[-1] not in (1, 3):
         raise Refused(f"holds {picture.shape[-1]} channels of {picture.dtype}: save it as 8-bit RGB")
     return np.broadcast_to(picture, (*picture.shape[:2], 3)).astype(np.int32) @ _SHIFTS
@@ -115,7 +128,7 @@ def survey(paths: Sequence[Path], *, colours: bool = False) -> Survey:
         small = not colours and bool(values.min() >= 0 and values.max() < 256)
         # Numbers below 256 are told apart in the same way whatever the file's bits.
         values = values.astype(np.uint8) if small else values
-        kept = values_of(values, measure_pieces=small)
+        kept = _measured(values) if small or colours else _renumbered(values)
         beside = neighbours(values) if small and len(kept.values) > 2 else 0
         return kept, bool(raw.lossy), raw.bits > 8, beside
 
@@ -126,6 +139,19 @@ def survey(paths: Sequence[Path], *, colours: bool = False) -> Survey:
     files, lossy, wide, beside = zip(*found, strict=True)
     around = sum(beside, np.zeros((2, 256), np.int64))
     return Survey(tuple(filter(None, files)), colours, sum(lossy), all(wide), around)
+
+
+def _measured(values: np.ndarray) -> Values:
+    return values_of(values, measure_pieces=values.dtype == np.uint8)
+
+
+def _renumbered(values: np.ndarray) -> Values:
+    """The same of numbers beyond 8 bits, with their pieces measured too where they are not too many."""
+    there = np.unique(values)
+    if len(there) > 255 or there[0] < 0:
+        return _measured(values)
+    dense = np.searchsorted(there, values).astype(np.uint8) + np.uint8(there[0] > 0)
+    return _measured(values)._replace(small=True, pieces=_measured(dense).pieces)
 
 
 def decide(found: Survey, *, ignore: int | None = None) -> Legend:

@@ -10,6 +10,7 @@ from unet_jax.data.labels import Values, decide_kind
 MAX_CLASSES = 256
 FEW = 32  # numbers that may be classes even where each lies in one piece
 HANDFUL = 8  # numbers that are classes unless told otherwise: 1 and 2 are liver and tumour sooner than two cells
+_RIM = 0.02  # of the pixels: a rim of one grey around things, as halving a mask along one axis leaves it
 _LEAST_TOP = 32  # of greys: the brightest pixel of the thinnest lines after resizing; class numbers rarely reach it
 
 
@@ -35,8 +36,8 @@ def soft_share(pixels: Mapping[int, int], beside: Int64[np.ndarray, "2 256"], *,
 
     Soft are masks with up to a third of such pixels, the middle greys, and
 
-    * three or more greys between 0 and the greatest value, the middle ones among their like less than half the time
-      (smoothing, resizing); or
+    * three or more greys between 0 and the greatest value, or fewer that are hardly anywhere, the middle ones among
+      their like less than half the time (smoothing, resizing); or
     * greys near 255 alone, or a lossy file that reaches about 255 (compression).
 
     Args:
@@ -55,7 +56,7 @@ def soft_share(pixels: Mapping[int, int], beside: Int64[np.ndarray, "2 256"], *,
     if not middle:
         return share if max(greys) >= 240 else None
     around, alike = beside[:, middle].sum(axis=1)
-    return share if len(greys) >= 3 and 2 * alike < around else None
+    return share if (len(greys) >= 3 or share < _RIM) and 2 * alike < around else None
 
 
 def like_objects(files: Sequence[Values]) -> bool:
