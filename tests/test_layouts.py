@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
+from experiments import train_folder
 from tests.folders import save, squares
 from unet_jax.data import FolderSource
 from unet_jax.data.pairs import find_pairs, match
@@ -171,6 +172,105 @@ def test_a_root_of_parts_gives_the_one_for_training(tmp_path):
     fill(tmp_path / "cracks" / "train2", ["a.jpg", "a.png"])  # which of the two?
     with pytest.raises(ValueError, match=r"did you mean .*train2\? Or .*traincrop, .*testcrop\?"):
         find_pairs(tmp_path / "cracks")
+
+
+def beside(room, names=("1",)):
+    """Photographs beside masks."""
+    fill(room, [f"{name}.{ending}" for name in names for ending in ("jpg", "png")])
+
+
+def test_training_goes_before_a_pair_of_folders_for_test(tmp_path):
+    for room in ("train/images", "train/labels", "test", "test_labels"):
+        fill(tmp_path / room, ["a.png"])
+    with pytest.warns(UserWarning, match=rf"^{tmp_path}/train is read, and left out is {tmp_path}/test: to read that"):
+        assert [pair.image.parent.parent.name for pair in find_pairs(tmp_path)] == ["train"]
+    assert len(found(tmp_path / "test")) == 1
+
+
+def test_training_goes_before_a_pair_of_folders_for_validation(tmp_path):
+    beside(tmp_path / "train")
+    for room in ("val", "val_labels"):
+        fill(tmp_path / room, ["2.png"])
+    with pytest.warns(UserWarning, match=rf"/train is read, and left out is {tmp_path}/val: to read that"):
+        assert [pair.id for pair in find_pairs(tmp_path)] == ["1"]
+
+
+def test_masks_beside_a_folder_for_training_count_where_it_may_have_its_own(tmp_path):
+    beside(tmp_path / "train")
+    fill(tmp_path / "train_labels", ["1.png"])
+    with pytest.raises(ValueError, match=r"1.jpg and .*1.png are both for 1"):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["val", "test", "Validation"])
+def test_what_is_not_for_training_is_not_taken_for_it(tmp_path, part):
+    for room in ("train", part, f"{part}_labels"):
+        fill(tmp_path / room, ["a.png"])
+    with pytest.raises(ValueError, match=rf"of train, .* no masks are found, only of {part}: .* --data .*/{part}"):
+        find_pairs(tmp_path)
+    assert len(found(tmp_path / part)) == 1
+    fill(tmp_path / "train_labels", ["a.png"])
+    with pytest.warns(UserWarning, match=rf"/train is read, and left out is {tmp_path}/{part}:"):
+        assert find_pairs(tmp_path)[0].image.parent == tmp_path / "train"
+
+
+def test_only_what_is_for_test_is_read_where_nothing_is_for_training(tmp_path):
+    for room in ("test", "test_labels"):
+        fill(tmp_path / room, ["a.png"])
+    assert found(tmp_path) == {"a.png": "a.png"}
+
+
+def test_images_for_test_without_masks_are_said_to_be_left_out(tmp_path):
+    for room in ("train", "train_labels", "test"):
+        fill(tmp_path / room, ["a.png"])
+    with pytest.warns(UserWarning, match=rf"/train is read, and left out is {tmp_path}/test: to read that"):
+        assert find_pairs(tmp_path)[0].label.parent.name == "train_labels"
+
+
+def test_a_category_without_masks_is_said_to_be_left_out(tmp_path):
+    for kind in ("def1", "def2"):
+        beside(tmp_path / kind)
+    fill(tmp_path / "good", ["2.jpg"])
+    pairs, text = told(find_pairs, tmp_path)
+    assert [pair.id for pair in pairs] == ["def1_1", "def2_1"]
+    assert "(def1, def2)" in text
+    assert f"{tmp_path}: left out is {tmp_path}/good: to read that" in text
+
+
+def test_a_sequence_without_masks_is_said_to_be_left_out(tmp_path):
+    for room in ("01", "01_ST/SEG", "01_GT/TRA", "02"):
+        fill(tmp_path / room, ["t000.png"])
+    pairs, text = told(find_pairs, tmp_path)
+    assert [pair.image.parent.name for pair in pairs] == ["01"]
+    assert text == f"{tmp_path}/01 is read, and left out is {tmp_path}/02: to read that, name it with --data"
+
+
+def test_pictures_beside_images_and_masks_are_said_to_be_left_out(tmp_path):
+    for room in ("images", "masks", "gt_old/2020", ".thumbs", "notes"):
+        fill(tmp_path / room, ["a.png"])
+    (tmp_path / "notes" / "a.png").rename(tmp_path / "notes" / "a.txt")
+    with pytest.warns(UserWarning, match=rf"left out is {tmp_path}/gt_old: to read that"):
+        assert len(find_pairs(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("inner", ["train", "train/Imgs", "train/images"])
+def test_a_table_and_a_palette_of_the_part_that_is_read(tmp_path, inner):
+    if inner.endswith("images"):
+        fill(tmp_path / inner, ["1.png"])
+        fill(tmp_path / "train" / "labels", ["1.png"], mask=True)
+    else:
+        fill(tmp_path / inner, ["1.jpg"])
+        fill(tmp_path / inner, ["1.png"], mask=True)
+    for part in ("", "train"):
+        (tmp_path / part / "index.csv").write_text(f"id,plate\n1,{part or 'root'}\n")
+        (tmp_path / part / "palette.txt").write_text(f"{part or 'root'} 255\n")
+    config = train_folder.Config(data=str(tmp_path))
+    for part in ("train", "root"):
+        source, legend = train_folder.open_source(config)
+        assert source.columns == {"plate": (part,)}
+        assert legend.names[1:] == (part,)
+        for name in ("index.csv", "palette.txt"):
+            (tmp_path / "train" / name).unlink(missing_ok=True)
 
 
 def test_a_folder_further_down_is_proposed(tmp_path):

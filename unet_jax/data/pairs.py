@@ -1,6 +1,7 @@
 """Which files of a folder belong together, and what its index.csv says about them; no file is decoded here."""
 
 import csv
+import os
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -129,6 +130,13 @@ def find_pairs(folder: Path) -> list[Pair]:
     for note in found.notes:
         warnings.warn(note, stacklevel=4)
     return found.pairs
+
+
+def places(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
+    """Where index.csv and the palette of pairs found in a folder may lie: in the part of it that was read, or above."""
+    read = Path(os.path.commonpath([path.parent for pair in pairs for path in (pair.image, pair.label)] or [folder]))
+    above = [read, *read.parents]
+    return above[: above.index(folder) + 1] if folder in above else [folder]
 
 
 def read_index(path: Path, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:

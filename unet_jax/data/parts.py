@@ -1,8 +1,8 @@
 """Which folders of a set hold images and masks that belong together, as published sets are laid out; none is opened.
 
-In this order: images/ and labels/ (or other names in `rooms`); images beside masks in one folder; folders whose names
-are alike but for a word (train and train_labels, 01 and 01_ST/SEG); a folder for training that holds any of these;
-folders of categories with images beside masks.
+In this order: images/ and labels/ (or other names in `rooms`); images beside masks in one folder; the only folder for
+training that holds both; folders whose names are alike but for a word (train and train_labels, 01 and 01_ST/SEG);
+folders of categories with images beside masks. Folders of pictures that are not read are named in a note.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from unet_jax.data.rooms import (
 _IMAGE_WORDS = (*IMAGE_ROOMS, "sat", "")
 _LABEL_WORDS = ("st", *LABEL_ROOMS, "lab", "map")
 _INNER = "SEG"  # the Cell Tracking Challenge: 01_ST/SEG (every image) and 01_GT/SEG (some images), beside TRA
-_SPLITS = ("train", "val", "test")  # how the names of parts begin that are not to be mixed
+_HELD_OUT = ("val", "test")  # how the names of parts begin that are not to be trained on
 
 
 class Part(NamedTuple):
@@ -48,17 +48,20 @@ def find_parts(folder: Path) -> tuple[list[Part], list[str]]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; {LAYOUT}")
+    for look in (_plain, _training, _partnered, _with_partner, _categories):
+        parts, notes = look(folder)
+        if parts:
+            return parts, [*_left_out(folder, parts), *notes]
+    missing = "labels (or masks)" if rooms_of(folder)[0] else "images"
+    raise ValueError(f"{folder}: no folder {missing} in it, found {found_in(folder)}; {LAYOUT}{_hint(folder)}")
+
+
+def _plain(folder: Path) -> tuple[list[Part], list[str]]:
+    """The images and masks of this folder itself."""
     images, labels = rooms_of(folder)
-    if not (images and labels):
-        if beside := _beside(folder):
-            return [beside], []
-        for look in (_partnered, _with_partner, _training, _categories):
-            parts, notes = look(folder)
-            if parts:
-                return parts, notes
-        missing = "labels (or masks)" if images else "images"
-        raise ValueError(f"{folder}: no folder {missing} in it, found {found_in(folder)}; {LAYOUT}{_hint(folder)}")
-    return [_of(_single(images, folder), _single(labels, folder))], []
+    if images and labels:
+        return [_of(_single(images, folder), _single(labels, folder))], []
+    return [part] if (part := _beside(folder)) else [], []
 
 
 def _single(rooms: list[Path], folder: Path) -> Path:
@@ -103,17 +106,24 @@ def _partnered(folder: Path) -> tuple[list[Part], list[str]]:
     """The pairs of folders in this one: that for training, all sequences, or the only one."""
     found = [_of(images, labels) for images, labels, _ in _pairs_of_rooms(folder)]
     if len(found) < 2:
+        train = [path for path in subfolders(folder).values() if _is_for(path.name, "train")]
+        if found and train and _is_for(found[0].name, *_HELD_OUT):
+            raise ValueError(
+                f"{folder}: of {train[0].name}, which is for training by its name, no masks are found, only of "
+                f"{found[0].name}: to read that, name it with --data {found[0].rooms[0]}{_hint(folder)}"
+            )
         return found, []
     if all(part.sparse for part in found):
         return found, [_together(folder, found)]
-    training = [part for part in found if part.name.lower().startswith("train")]
-    others = [str(part.rooms[0]) for part in found if part not in training]
+    training = [part for part in found if _is_for(part.name, "train")]
     if len(training) == 1:
-        return training, [
-            f"{training[0].rooms[0]} is read, and left out is {', '.join(others)}: to read that, name it with --data"
-        ]
+        return training, []
     names = ", ".join(str(part.rooms[0]) for part in found)
     raise ValueError(f"{folder}: {names} have masks each: name one of them, as in --data {found[0].rooms[0]}")
+
+
+def _is_for(name: str, *parts: str) -> bool:
+    return name.lower().startswith(parts)
 
 
 def _with_partner(folder: Path) -> tuple[list[Part], list[str]]:
@@ -128,14 +138,9 @@ def _with_partner(folder: Path) -> tuple[list[Part], list[str]]:
 
 def _training(folder: Path) -> tuple[list[Part], list[str]]:
     """What the only subfolder for training holds, beside those for validation and test."""
-    splits = [path for path in subfolders(folder).values() if path.name.lower().startswith(_SPLITS)]
-    training = [path for path in splits if path.name.lower().startswith("train") and _reads(path)]
-    if len(training) != 1 or any(rooms_of(folder)):
-        return [], []
-    parts, notes = find_parts(training[0])
-    others = ", ".join(str(path) for path in splits if path != training[0])
-    left = f", and left out is {others}: to read that, name it with --data" if others else ""
-    return parts, [f"{training[0]} is read{left}", *notes]
+    training = [path for path in subfolders(folder).values() if _is_for(path.name, "train")]
+    training = [path for path in training if _reads(path) and not _with_partner(path)[0]]
+    return find_parts(training[0]) if len(training) == 1 and not any(rooms_of(folder)) else ([], [])
 
 
 def _categories(folder: Path) -> tuple[list[Part], list[str]]:
@@ -146,7 +151,7 @@ def _categories(folder: Path) -> tuple[list[Part], list[str]]:
     for path in subfolders(folder).values():
         with suppress(OSError):
             found += [part] if (part := _beside(path)) else []
-    if len(found) < 2 or any(part.name.lower().startswith(_SPLITS) for part in found):
+    if len(found) < 2 or any(_is_for(part.name, "train", *_HELD_OUT) for part in found):
         return [], []
     return found, [_together(folder, found)]
 
@@ -156,9 +161,29 @@ def _together(folder: Path, found: list[Part]) -> str:
     return f"{folder}: {len(found)} folders are read together ({names}): to read one alone, name it with --data"
 
 
+def _left_out(folder: Path, parts: list[Part]) -> list[str]:
+    """A note that names the folders of pictures in this one that are not read, but for masks of what is named."""
+    named = subfolders(folder)
+    rooms = [[{room, *room.parents} for room in part.rooms] for part in parts]
+    read, whole = {p for one, other in rooms for p in one | other}, {p for one, other in rooms for p in one & other}
+    starts = {key.removesuffix(word) for key, path in named.items() if path not in whole for word in _IMAGE_WORDS}
+    masks = {start + word for start in starts for word in _LABEL_WORDS}
+    left = [str(path) for key, path in named.items() if path not in read and key not in masks and _has_pictures(path)]
+    inside = [str(path) for path in named.values() if path in read]
+    what = f"{inside[0]} is read, and" if len(parts) == 1 and inside else f"{folder}:"
+    return [f"{what} left out is {', '.join(left)}: to read that, name it with --data"] if left else []
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Whether it, or a folder in it, holds pictures."""
+    with suppress(OSError):
+        return folder.name[0] != "." and any(is_filled(path) for path in (folder, *subfolders(folder).values()))
+    return False
+
+
 def _hint(folder: Path) -> str:
     """Where else, above first, then below: the part for training before others."""
-    below = sorted(subfolders(folder).values(), key=lambda path: (not path.name.lower().startswith("train"), path.name))
+    below = sorted(subfolders(folder).values(), key=lambda path: (not _is_for(path.name, "train"), path.name))
     near = [path for path in below if _reads(path)]
     if _reads(folder.parent, beside=False):
         near.insert(0, folder.parent)

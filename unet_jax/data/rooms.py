@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_jax.claims import foreign_character
+from unet_jax.data import palette
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".gif", ".bmp")
 LABEL_SUFFIXES = (
@@ -125,7 +126,7 @@ def mixed_files(folder: Path) -> tuple[Files, Files]:
     """Images and masks of one folder: NAME.png with NAME_mask.png, NAME_sat.jpg with NAME_mask.png, NAME.jpg with
     NAME.png.
     """
-    paths = _entries(folder)
+    paths = [p for p in _entries(folder) if p.name not in ("index.csv", *palette.FILES)]  # those tell of the images
     named: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         if path.suffix.lower() in EXTENSIONS and path.is_file():
