@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
@@ -14,8 +15,8 @@ import numpy as np
 from unet_jax.claims import one_large_at_a_time
 from unet_jax.data.images import read_image, read_label
 from unet_jax.data.labels import KINDS, Values, decide_kind, fault_of, to_label, values_of
-from unet_jax.data.pairs import Pair, find_pairs, read_index
-from unet_jax.data.scenes import SCENE, on_disk
+from unet_jax.data.pairs import Pair, find_pairs, places, read_index
+from unet_jax.data.scenes import SCENE, Kept, on_disk, opened
 
 
 class _Facts(NamedTuple):
@@ -61,10 +62,11 @@ class FolderSource:
         self.folder = Path(folder)
         self._pairs: list[Pair] = find_pairs(self.folder)
         self.ids: tuple[str, ...] = tuple(pair.id for pair in self._pairs)
-        self.columns = read_index(self.folder / "index.csv", self.ids)
+        tables = [place / "index.csv" for place in places(self.folder, self._pairs)]
+        self.columns = read_index(next((path for path in tables if path.is_file()), tables[-1]), self.ids)
         self._asked, self._ignore, self._classes = label_kind, ignore, classes
         self._read = read
-        self._samples: dict[int, dict[str, Any]] = {}
+        self._samples: dict[int, dict[str, Any]] = {}  # arrays, or `Kept` ones
         self._room = cache_bytes
         self._lock, self._scan_lock = threading.Lock(), threading.Lock()
         self._facts: list[_Facts] = []  # filled by the first scan
@@ -102,23 +104,23 @@ class FolderSource:
         """The sample at `index`; its arrays are read-only."""
         i = range(len(self))[index]
         kind = self.label_kind
-        sample = self._samples.get(i)
-        if sample is None:
-            facts, image, raw = self._look(i)
-            fault = facts.fault or self._fault(i, facts, kind)
-            if not fault and facts.channels != self.channels:
-                fault = f"{self._pairs[i].image}: {facts.channels} channels, {self.channels} in the first image"
-            if fault:
-                raise ValueError(fault)
-            sample = self._keep(i, image, raw, kind)
-        return dict(sample)
+        if (sample := self._samples.get(i)) is not None:
+            with suppress(FileNotFoundError):  # somebody has emptied the cache
+                return opened(sample)
+        facts, image, raw = self._look(i)
+        fault = facts.fault or self._fault(i, facts, kind)
+        if not fault and facts.channels != self.channels:
+            fault = f"{self._pairs[i].image}: {facts.channels} channels, {self.channels} in the first image"
+        if fault:
+            raise ValueError(fault)
+        return opened(self._keep(i, image, raw, kind))
 
     def _scan(self) -> "FolderSource":
         """Look at every file once, decide the kind, raise what is wrong."""
         with self._scan_lock:
             if self._facts:
                 return self
-            held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+            held: dict[int, tuple[np.ndarray | Kept, ...]] = {}  # image and mask file
             pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="unet-jax-read")
             try:
                 facts = list(pool.map(lambda i: self._look_alone(i, held), range(len(self))))
@@ -185,17 +187,22 @@ class FolderSource:
             self._room -= size * fits
         return fits
 
-    def _keep(self, i: int, image: np.ndarray, raw: np.ndarray, kind: str, *, reserved: bool = False) -> dict[str, Any]:
-        """The finished sample, remembered if there is room in memory or, for a scene, on the disk."""
-        label, mask = to_label(raw, kind, ignore=self._ignore)
-        image.flags.writeable = False
-        if isinstance(raw, np.memmap) or not (reserved or self._reserve(image, raw)):
-            kept = on_disk(image, label, mask) if raw.size >= SCENE else None
-            if kept is None:
-                return {"image": image, "label": label, "mask": mask, "id": self.ids[i]}
-            image, label, mask = kept
-        self._samples[i] = {"image": image, "label": label, "mask": mask, "id": self.ids[i]}
-        return self._samples[i]
+    def _keep(
+        self, i: int, image: np.ndarray | Kept, raw: np.ndarray | Kept, kind: str, *, reserved: bool = False
+    ) -> dict[str, Any]:
+        """The finished sample, not `opened`, remembered if there is room in memory or, for a scene, on the disk."""
+        on_disk_already = isinstance(raw, Kept)
+        label, mask = to_label(raw.map() if on_disk_already else raw, kind, ignore=self._ignore)
+        if isinstance(image, np.ndarray):
+            image.flags.writeable = False
+        arrays: tuple[np.ndarray | Kept, ...] = (image, label, mask)
+        remembered = not on_disk_already and (reserved or self._reserve(image, raw))
+        if not remembered and label.size >= SCENE and (kept := on_disk(*arrays)):
+            arrays, remembered = kept, True
+        sample = dict(zip(("image", "label", "mask"), arrays, strict=True)) | {"id": self.ids[i]}
+        if remembered:
+            self._samples[i] = sample
+        return sample
 
 
 def _size(array: np.ndarray) -> str:

@@ -6,12 +6,13 @@ A normalisation is a frozen dataclass called with a whole image (*S, C); a model
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8, UInt16
 
-from unet_jax.data.scenes import SCENE, on_disk
+from unet_jax.data.scenes import SCENE, Kept, on_disk, opened
 from unet_jax.data.source import Source
 
 _MANY = 2**22  # above 4 Mpx about 1 Mpx, evenly spread, decides the range
@@ -175,7 +176,7 @@ class Normalised:
     def __init__(self, source: Source, how: Normalisation = Percentiles(), *, cache_bytes: int = 2 * 2**30):
         """Nothing is read before `preload` or the first use."""
         self.source, self.how = source, how
-        self._images: dict[int, np.ndarray] = {}
+        self._images: dict[int, np.ndarray | Kept] = {}
         self._room, self._lock, self._keeps = cache_bytes, threading.Lock(), cache_bytes > 0
 
     @property
@@ -212,20 +213,21 @@ class Normalised:
         """The sample at `index`, its image uint8; ValueError names the image."""
         i = range(len(self))[index]
         sample = dict(self.source[i])
-        image = self._images.get(i)
-        if image is None:
-            try:
-                image = self.how(sample["image"])
-            except ValueError as error:
-                raise ValueError(f"image {sample['id']}: {error}") from error
-            with self._lock:
-                if i not in self._images and image.nbytes <= self._room:
-                    image.flags.writeable = False
-                    self._images[i] = image
-                    self._room -= image.nbytes
-            scene = self._keeps and i not in self._images and sample["label"].size >= SCENE
-            if scene and (kept := on_disk(image)):
-                image = self._images[i] = kept[0]
+        if (kept := self._images.get(i)) is not None:
+            with suppress(FileNotFoundError):  # somebody has emptied the cache
+                return sample | opened({"image": kept})
+        try:
+            image = self.how(sample["image"])
+        except ValueError as error:
+            raise ValueError(f"image {sample['id']}: {error}") from error
+        with self._lock:
+            if i not in self._images and image.nbytes <= self._room:
+                image.flags.writeable = False
+                self._images[i] = image
+                self._room -= image.nbytes
+        scene = self._keeps and sample["label"].size >= SCENE and not isinstance(self._images.get(i), np.ndarray)
+        if scene and (on := on_disk(image)):
+            self._images[i] = on[0]
         return sample | {"image": image}
 
 
