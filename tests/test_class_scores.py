@@ -33,7 +33,7 @@ def test_the_background_is_left_out_whatever_it_is_called():
     # Without a background every class counts: 30 of 41 for the first.
     every = class_scores.summarise(COUNTS, names, background=None)
     assert every["iou_pooled"] == pytest.approx((30 / 41 + 0.5) / 3)
-    assert every["iou_mean"] == pytest.approx((30 / 41 + 0.5) / 4)  # and the lake, falsely found
+    assert every["iou_mean"] == pytest.approx((30 / 41 + 0.5) / 3)
 
 
 def test_means_over_images_take_what_each_holds():
@@ -42,10 +42,12 @@ def test_means_over_images_take_what_each_holds():
     only_background[0, 0, 0] = 9
     counts = np.concatenate([COUNTS, only_background, empty])
     scores = class_scores.summarise(counts, NAMES, background=0)
-    # First image: road 1/2, house 0, lake 0 (falsely found); second: nothing there, nothing found; third: no pixel.
+    # First image: road 1/2, house 0, a lake that is not there; second: nothing there, nothing found; third: no pixel.
     assert scores["images"] == 2
-    assert scores["iou_mean"] == pytest.approx((1 / 6 + 1) / 2)
+    assert scores["iou_mean"] == pytest.approx((1 / 4 + 1) / 2)
     np.testing.assert_array_equal(metrics.of_present(metrics.iou(empty), empty), 1)
+    only_background[0, 0, 2] = 1
+    np.testing.assert_array_equal(metrics.of_present(metrics.iou(only_background), only_background), 0)
     with pytest.raises(ValueError, match="no image with a valid pixel"):
         class_scores.summarise(empty, NAMES, background=0)
 

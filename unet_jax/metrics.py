@@ -133,16 +133,21 @@ def summarise(
 def of_present(
     values: Float64[np.ndarray, "n k"], confusion: Int[np.ndarray, "n k k"], first: int = 1
 ) -> Float64[np.ndarray, " n"]:
-    """One score an image: the mean over the classes from `first` on that its truth or its prediction holds, 1 for none.
+    """One score an image: the mean over the classes from `first` on that its truth holds.
+
+    A pixel that is falsely of another class costs the class it was taken from; as a score of 0 for that other class it
+    would weigh, among many classes, as much as all that is right. Where the truth has none of the classes, the score is
+    1 if the prediction has none either, else 0.
 
     Args:
         values: (N, K) scores of each class, as `iou` gives them.
         confusion: (N, K, K), the counts they come from.
         first: 0 where class 0 is no background.
     """
-    present = (confusion.any(axis=-1) | confusion.any(axis=-2))[:, first:]
+    present, found = (confusion.any(axis=axis)[:, first:] for axis in (-1, -2))
     total = np.where(present, values[:, first:], 0).sum(axis=-1)
-    return np.where(present.any(axis=-1), total / np.maximum(present.sum(axis=-1), 1), 1.0)
+    none = np.where(found.any(axis=-1), 0.0, 1.0)
+    return np.where(present.any(axis=-1), total / np.maximum(present.sum(axis=-1), 1), none)
 
 
 def by_group(
