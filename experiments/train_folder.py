@@ -10,7 +10,8 @@ the masks hold is looked at and said: 0/255, soft edges, numbers of classes, col
 sampling and length are planned from the training images, printed with the reason and kept in plan.json; an option
 overrides each.
 
-The made-up classes: IoU of the worst class and the mean are printed; not yet measured.
+Expected of `--data textures --max-minutes 20` on two CPU cores: IoU 0.694, the mean over the 31 classes in the test
+images; 0 for the worst, of which they hold 9 pixels (2026-11-23). With a GPU: not yet measured.
 """
 
 from unet_jax import startup
