@@ -6,7 +6,7 @@
     python -m experiments.train_cells --preset paper                 # the teaching recipe, for a GPU or a TPU
 
 Expected of `--data FOLDER --max-minutes 45` on two CPU cores, FOLDER holding 530 images of BBBC038: test IoU 0.881
-pooled and 0.863 as a mean, AP 0.812 at IoU .50 (2026-11-23); of no option at all: IoU 0.954 after 9 minutes. Without a
+pooled and 0.863 as a mean, AP 0.812 at IoU .50 (2026-11-23); of no option at all: IoU 0.953 after 9 minutes. Without a
 GPU so far; README.md has every measured run with its commit.
 """
 
