@@ -24,7 +24,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from experiments.train_brain_tumour import PRESETS
+from experiments.brain_config import PRESETS
 from unet_jax import memory, parallel
 from unet_jax.data import normalisation
 from unet_jax.data.tiles import tiles

@@ -151,7 +151,7 @@ def _renumbered(values: np.ndarray) -> Values:
     if len(there) > 255 or there[0] < 0:
         return _measured(values)
     dense = np.searchsorted(there, values).astype(np.uint8) + np.uint8(there[0] > 0)
-    return _measured(values)._replace(small=True, pieces=_measured(dense).pieces)
+    return _measured(dense)._replace(values=tuple(there.tolist()))
 
 
 def decide(found: Survey, *, ignore: int | None = None) -> Legend:
