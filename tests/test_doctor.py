@@ -107,6 +107,17 @@ def test_a_mended_copy(sickened, tmp_path):
     assert len(FolderSource(tmp_path / "out").preload()) == mended.pairs == len(report.looks) - 7
 
 
+def test_the_table_beside_the_images_of_a_part_is_found_as_in_a_training(tmp_path):
+    part, table = sick.clean(tmp_path / "set" / "training"), tmp_path / "set" / "training" / "index.csv"
+    table.write_text("id,stain\nn00,blue\n")
+    report = quick(tmp_path / "set")
+    assert said(report) == {"index": {("training/index.csv",)}}
+    table.write_text("id,stain\n" + "".join(f"{path.stem},blue\n" for path in (part / "images").iterdir()))
+    assert said(quick(tmp_path / "set")) == {}
+    write_mended(check_folder(tmp_path / "set", patch=sick.SIDE), tmp_path / "out")
+    assert (tmp_path / "out" / "index.csv").read_text() == table.read_text()
+
+
 def test_without_a_threshold_greys_are_left_out(sickened, tmp_path):
     mended = write_mended(sickened[2], tmp_path / "out")
     assert {"labels/n18.jpg", "labels/n21.tif", "labels/n22.png"} <= {file for file, _ in mended.left}

@@ -15,7 +15,7 @@ import numpy as np
 from unet_jax.claims import one_large_at_a_time
 from unet_jax.data.images import read_image, read_label
 from unet_jax.data.labels import KINDS, Values, decide_kind, fault_of, to_label, values_of
-from unet_jax.data.pairs import Pair, find_pairs, places, read_index
+from unet_jax.data.pairs import Pair, find_pairs, index_file, read_index
 from unet_jax.data.scenes import SCENE, Kept, on_disk, opened
 
 
@@ -62,8 +62,7 @@ class FolderSource:
         self.folder = Path(folder)
         self._pairs: list[Pair] = find_pairs(self.folder)
         self.ids: tuple[str, ...] = tuple(pair.id for pair in self._pairs)
-        tables = [place / "index.csv" for place in places(self.folder, self._pairs)]
-        self.columns = read_index(next((path for path in tables if path.is_file()), tables[-1]), self.ids)
+        self.columns = read_index(index_file(self.folder, self._pairs), self.ids)
         self._asked, self._ignore, self._classes = label_kind, ignore, classes
         self._read = read
         self._samples: dict[int, dict[str, Any]] = {}  # arrays, or `Kept` ones

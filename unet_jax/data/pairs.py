@@ -139,6 +139,12 @@ def places(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
     return above[: above.index(folder) + 1] if folder in above else [folder]
 
 
+def index_file(folder: Path, pairs: Sequence[Pair]) -> Path:
+    """The index.csv of pairs found in a folder, the nearest to them; where there is none, it does not exist."""
+    tables = [place / "index.csv" for place in places(folder, pairs)]
+    return next((path for path in tables if path.is_file()), tables[-1])
+
+
 def read_index(path: Path, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Columns of an index.csv, in the order of `ids`; {} when there is no such file.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_jax.data.decode import READ, content_of
-from unet_jax.data.pairs import Matched, Pair, match, read_index
+from unet_jax.data.pairs import Matched, Pair, index_file, match, read_index
 from unet_jax.data.source import split_of
 from unet_jax.doctor.findings import Case
 from unet_jax.doctor.volumes import declared_labels, is_volume, match_volumes
@@ -45,11 +45,12 @@ def survey(folder: Path) -> Survey:
     found += [("ignored-file", Case((name(path),))) for path in matched.ignored]
     found += _clashes(matched, name)
     ids = tuple(pair.id for pair in matched.pairs)
+    index = index_file(folder, matched.pairs)
     try:
-        read_index(folder / "index.csv", ids)
+        read_index(index, ids)
         declared = declared_labels(folder) if volumes else {}
     except (ValueError, OSError) as error:
-        found.append(("index", Case(("index.csv",), str(error))))
+        found.append(("index", Case((name(index),), str(error))))
         declared = {}
     parts = [split_of(id) for id in (*ids, *(pair.id for pair in almost))]
     counts = {part: parts.count(part) for part in ("train", "val", "test")}

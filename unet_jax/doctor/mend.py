@@ -13,7 +13,7 @@ from unet_jax.claims import Refused
 from unet_jax.data.decode import Raw, decode
 from unet_jax.data.images import image_of, label_of, named
 from unet_jax.data.labels import anti_aliased, fault_of, values_of
-from unet_jax.data.pairs import Pair, read_index
+from unet_jax.data.pairs import Pair, index_file, read_index
 from unet_jax.doctor.checkup import Report
 from unet_jax.doctor.listing import namer
 from unet_jax.doctor.look import Look
@@ -68,7 +68,7 @@ def write_mended(report: Report, out: str | Path, *, threshold: int | None = Non
         if finding.code in ("no-mask", "no-image", "bad-name")
     ] + [(case.files[1], f"of one name with {case.files[0]}") for finding in report.findings for case in finding.cases
          if finding.code == "two-files"]  # fmt: skip
-    return Mended(len(done), changed, left + _copy_index(report.folder, out, done))
+    return Mended(len(done), changed, left + _copy_index(report, out, done))
 
 
 def _check_out(report: Report, out: Path) -> None:
@@ -184,13 +184,13 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, scratch)
 
 
-def _copy_index(folder: Path, out: Path, ids: list[str]) -> list[tuple[str, str]]:
-    index = folder / "index.csv"
+def _copy_index(report: Report, out: Path, ids: list[str]) -> list[tuple[str, str]]:
+    index = index_file(report.folder, report.pairs)
     if not index.exists() or not ids:
         return []
     try:
         read_index(index, ids)
     except ValueError as error:
-        return [("index.csv", str(error))]
+        return [(namer(report.folder)(index), str(error))]
     _copy(index, out / "index.csv")
     return []
