@@ -32,8 +32,9 @@ import optax
 from experiments.folder_config import MAY_CHANGE, PLANNED, Config, planned_before, resolve
 from unet_jax import augment, class_scores, losses, metrics, parallel, processes, remote, scorecard, training
 from unet_jax.checkpoint import provenance
-from unet_jax.data import FolderSource, Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
-from unet_jax.data.class_masks import IGNORED, Legend, decide, legend_of, survey
+from unet_jax.data import Normalised, Source, Subset, normalisation, steps_per_epoch, train_batches
+from unet_jax.data.class_masks import decide, legend_of, survey
+from unet_jax.data.legend import Legend, open_by
 from unet_jax.data.pairs import find_pairs, places
 from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
 from unet_jax.data.source import digest_of
@@ -67,10 +68,7 @@ def open_source(config: Config) -> tuple[Source, Legend]:
         raise ValueError(f"--ignore {config.ignore}: give a number, or a colour such as 0,0,0 or #000000")
     found = survey(masks, colours=bool(given) and max(given.values()) > 65_535)
     legend = legend_of(given, found, ignore=ignore) if given else decide(found, ignore=ignore)
-    source = FolderSource(
-        folder, label_kind="classes", classes=len(legend.names), ignore=IGNORED, read=legend.read
-    ).preload()
-    return source, legend
+    return open_by(legend, folder), legend
 
 
 def make_losses(classes: int, *, background: int | None = 0) -> dict[str, Any]:
@@ -203,9 +201,11 @@ def finish(
         "rules": {**scorecard.RULES, "classes": class_scores.RULE},
         **scorecard.facts_of(card, position, data=config.data, test=time.perf_counter() - began),
     }
-    scorecard.write_results(config.workdir, test, result, facts)
+    scorecard.write_results(config.workdir, test, result, facts, background=legend.background)
     title = f"U-Net on {Path(config.data).name}"
-    folder = scorecard.draw(config.workdir, test, result, title=title, classes=legend.names)
+    folder = scorecard.draw(
+        config.workdir, test, result, title=title, classes=legend.names, background=legend.background
+    )
     print(*class_scores.table(rows), sep="\n")
     for line in class_scores.warnings_of(rows):
         print(line, file=sys.stderr if line.startswith("WARNING") else sys.stdout)

@@ -9,7 +9,8 @@ from PIL import Image
 from skimage.draw import line_aa
 
 from tests.folders import save, squares
-from unet_jax.data.class_masks import IGNORED, decide, legend_of, survey
+from unet_jax.data.class_masks import decide, legend_of, survey
+from unet_jax.data.legend import IGNORED
 from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
 
 

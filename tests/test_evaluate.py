@@ -197,7 +197,7 @@ def test_classes_by_name(tmp_path):
         save(tmp_path / "theirs" / f"{name}_mask.png", np.where(label == 2, 0, label).astype(np.uint8))
     assert evaluate(Evaluate(str(root), tmp_path / "out", predictions=tmp_path / "theirs")) == 0
     found = results(tmp_path / "out")
-    assert [row["iou_pooled"] for row in found["pixels"]["by_class"].values()] == [
+    assert [row["iou"] for row in found["pixels"]["by_class"].values()] == [
         pytest.approx((440 - 42) / (440 - 18)), 1, 0
     ]  # fmt: skip
     assert found["objects"]["ap_pooled"]["0.50"] == 0.5  # two of four objects an image

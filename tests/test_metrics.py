@@ -88,7 +88,7 @@ def test_empty_classes(score):
     missed = np.array([[8, 0, 0], [8, 0, 0], [0, 0, 0]])
     assert score(missed)[1] == 0
     assert score(np.stack([absent, missed])[:, None]).shape == (2, 1, 3)
-    assert "scores 1" in metrics.EMPTY_RULE
+    assert "enters no mean" in metrics.EMPTY_RULE
 
 
 def test_pooled_sums_without_overflow():
@@ -118,14 +118,23 @@ def test_summarise_two_classes_pooled_differs_from_mean():
 
 def test_summarise_many_classes_weighs_each_alike():
     first = [[5, 0, 0], [0, 4, 0], [1, 0, 0]]  # IoU of classes 1, 2: 1, 0
-    second = [[9, 1, 0], [0, 1, 0], [0, 0, 0]]  # 1/2, 1 (absent)
+    second = [[9, 1, 0], [0, 1, 0], [0, 0, 0]]  # 1/2; there is no class 2
     counts = np.array([first, second])
     # Pooled: class 1 has hit 5, union 6; class 2 hit 0.
     scores = metrics.summarise(counts)
     assert scores["iou_pooled"] == pytest.approx((5 / 6 + 0) / 2)
-    assert scores["iou_mean"] == pytest.approx((1 + 0 + 1 / 2 + 1) / 4)
-    only = metrics.summarise(counts, foreground=(1,))
-    assert only["iou_mean"] == pytest.approx(3 / 4)
+    assert scores["iou_mean"] == pytest.approx(((1 + 0) / 2 + 1 / 2) / 2)
+    # Class 0 has hit 14, union 16; in the images 5/6 and 9/10.
+    every = metrics.summarise(counts, background=None)
+    assert every["iou_pooled"] == pytest.approx((14 / 16 + 5 / 6 + 0) / 3)
+    assert every["iou_mean"] == pytest.approx(((5 / 6 + 1 + 0) / 3 + (9 / 10 + 1 / 2) / 2) / 2)
+
+
+def test_what_the_truth_has_nowhere_is_scored_by_what_is_made_up():
+    absent, invented = np.diag([16, 0, 0]), np.array([[12, 0, 4], [0, 0, 0], [0, 0, 0]])
+    assert metrics.summarise(absent[None])["recall_pooled"] == 1
+    assert metrics.summarise(invented[None])["recall_pooled"] == 0
+    assert metrics.summarise(np.stack([absent, invented]))["iou_mean"] == 1 / 2
 
 
 def test_nothing_to_score_is_an_error():

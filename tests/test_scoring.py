@@ -53,8 +53,8 @@ def test_scores_by_hand_and_on_permuted_ids():
     assert result["objects"]["ap_pooled"]["0.50"] == pytest.approx(2 / 4)
     assert result["objects"]["ap_pooled"]["0.80"] == pytest.approx(1 / 5)
     assert result["objects"]["by_kind"]["y"] == {**result["objects"]["by_kind"]["x"]}
-    assert result["pixels"]["by_class"]["cell"]["recall_pooled"] == pytest.approx(28 / 36)
-    assert result["pixels"]["by_class"]["ground"]["iou_mean"] == pytest.approx(250 / 260)
+    assert result["pixels"]["by_class"]["cell"]["recall"] == pytest.approx(28 / 36)
+    assert result["pixels"]["by_class"]["ground"]["iou"] == pytest.approx(250 / 260)
     assert result["pixels"]["precision_pooled"] == pytest.approx(28 / 30)
     assert result["cases"]["touching_pairs"] == {"images": 2, "objects": 2, "found": 2, "rate": 1.0}
     assert result["cases"]["clear"]["rate"] == 0  # 2 alone, which is missed
@@ -93,7 +93,11 @@ def test_classes():
     scores = Truth.of(sample(label), "classes", num_classes=3).score(guess, "classes")
     np.testing.assert_array_equal(scores.pixels[0], [[36, 0, 0], [0, 4, 0], [0, 7, 1]])
     assert (scores.objects.predicted[0], scores.objects.tp[0, 0]) == (3, 2)  # 7 of 8 pixels are one piece
-    assert list(summarise(scores)["pixels"]["by_class"]) == ["class 0", "class 1", "class 2"]
+    found = summarise(scores)["pixels"]
+    assert list(found["by_class"]) == ["class 0", "class 1", "class 2"]
+    assert (found["iou_pooled"], found["worst_class"]) == (pytest.approx((4 / 11 + 1 / 8) / 2), "class 2")
+    assert summarise(scores, background=None)["pixels"]["iou_mean"] == pytest.approx((1 + 4 / 11 + 1 / 8) / 3)
+    assert per_image(scores, background=None)["iou"] == pytest.approx((1 + 4 / 11 + 1 / 8) / 3)
     with pytest.raises(ValueError, match="predicted classes 0 to 5, and there are 3"):
         Truth.of(sample(label), "classes", num_classes=3).score(np.where(label > 0, 5, label), "classes")
 

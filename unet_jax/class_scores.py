@@ -33,27 +33,16 @@ def by_class(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str
 
 
 def summarise(counts: Int[np.ndarray, "n k k"], names: Sequence[str], *, background: int | None) -> dict[str, Any]:
-    """Means over the classes: iou_pooled, dice_pooled, the worst class, and means over images of what each holds.
+    """`metrics.summarise`, and which class is the worst: worst_class and worst_iou, None without a class in the truth.
 
     The class `background` (0, or None where there is none, whatever its name) is left out. Raises ValueError when no
     image has a pixel that counts.
     """
-    counted = counts[counts.any(axis=(1, 2))]
-    if not len(counted):
-        raise ValueError("no image with a valid pixel to score: check the split and the ignore value")
-    of_all = by_class(counted, names)
-    rows = {name: of_all[name] for k, name in enumerate(names) if k != background and of_all[name]["pixels"]}
-    worst = min(rows, key=lambda name: rows[name]["iou"], default=None)
-    first = 0 if background is None else 1
-    return {
-        "images": len(counted),
-        "iou_pooled": float(np.mean([row["iou"] for row in rows.values()])) if rows else 1.0,
-        "dice_pooled": float(np.mean([row["dice"] for row in rows.values()])) if rows else 1.0,
-        "iou_mean": float(metrics.of_present(metrics.iou(counted), counted, first).mean()),
-        "dice_mean": float(metrics.of_present(metrics.dice(counted), counted, first).mean()),
-        "worst_class": worst,
-        "worst_iou": rows[worst]["iou"] if worst is not None else None,
-    }
+    scores = metrics.summarise(counts, background=background)
+    rows = by_class(counts, names)
+    known = {name: rows[name]["iou"] for k, name in enumerate(names) if k != background and rows[name]["pixels"]}
+    worst = min(known, key=lambda name: known[name], default=None)
+    return {**scores, "worst_class": worst, "worst_iou": known.get(worst)}
 
 
 def warnings_of(rows: dict[str, dict[str, Any]]) -> list[str]:

@@ -54,34 +54,29 @@ def model_or_folder(
     source: Source,
     part: Subset,
     *,
-    model: Path | None,
+    predictor: Predictor | None,
     predictions: Path | None,
     threshold: float | None = None,
-    tta: bool = False,
-    zoom: float = 1.0,
 ) -> FromModel | FromFolder:
-    """Predictions of the images of `part`, by the model in a folder, or from a folder of label images.
+    """Predictions of the images of `part`, by a model, or from a folder of label images.
 
     Args:
         source: all images, which say how many classes there are.
         part: those to be predicted.
-        model: folder of a training or of an exported model, or None.
-        predictions: folder of label images, where `model` is None.
+        predictor: the model, or None.
+        predictions: folder of label images, where `predictor` is None.
         threshold: of the foreground; None takes the card's, else 0.5.
-        tta: average over eight views.
-        zoom: how many times larger the network sees the images.
 
     Raises:
-        FileNotFoundError, ValueError: see `Predictor.load` and `FromFolder`; a model of fewer classes than the labels.
+        FileNotFoundError, ValueError: see `FromFolder`; a model of fewer classes than the labels.
     """
     known = int(getattr(source, "classes", 2)) if source.label_kind == "classes" else 2
-    if model is None:
+    if predictor is None:
         return FromFolder(Path(predictions or "."), (part[i] for i in range(len(part))), num_classes=known)
-    predictor = Predictor.load(model, tta=tta, zoom=zoom)
     of_model = len(predictor.card["classes"]) if known > 2 else 2
     if 2 < of_model < known:
         raise ValueError(
-            f"{model}: the model tells {of_model} classes apart, the labels hold {known}: score it on labels of its "
+            f"the model tells {of_model} classes apart, the labels hold {known}: score it on labels of its "
             "own classes, or give --label-kind binary with labels of one"
         )
     return FromModel(predictor, num_classes=max(of_model, 2), threshold=threshold)
@@ -124,12 +119,13 @@ def evaluate_source(
     truths, scores = score_source(source, predicted, tick=tick)
     kinds = source.columns.get("kind", ())
     classes = predicted.predictor.card["classes"] if isinstance(predicted, FromModel) else ()
-    results = {"about": about(source, predicted, options), **summarise(scores, kinds=kinds, classes=classes)}
+    found = summarise(scores, kinds=kinds, classes=classes, background=predicted.background)
+    results = {"about": about(source, predicted, options), **found}
     if options.robustness and isinstance(predicted, FromModel):
         results["robustness"] = measure_robustness(source, truths, predicted, scores, seed=options.seed, tick=tick)
     results["about"]["seconds"] = round(time.perf_counter() - began, 1)
     results["rules"] = RULES
-    table = per_image(scores)
+    table = per_image(scores, background=predicted.background)
     separability = np.array([truth.cases.separability for truth in truths])
     write_table(output / "per_image.csv", source, {**table, "separability": separability})
     write_json(output / "results.json", results)  # before the pictures, so that nothing is lost with one of them
@@ -163,6 +159,11 @@ def about(source: Source, predicted: FromModel | FromFolder, options: Options) -
     """What the numbers are of, where they come from, and what must be said with them."""
     notes = [NOTES[source.label_kind]] if source.label_kind in NOTES else []
     facts: dict[str, Any] = {"name": Path(predicted.facts.get("predictions", options.model or "")).name or "model"}
+    if predicted.background is None:
+        notes.append(
+            f"{predicted.predictor.card['classes'][0]} is a class like any other in the scores of pixels, but its "
+            "pieces are no objects."
+        )
     if predicted.kind == "binary":
         notes.append("The predictions hold one number only: every connected piece of theirs counts as an object.")
     if isinstance(predicted, FromModel):

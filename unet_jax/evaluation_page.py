@@ -180,15 +180,16 @@ def _pixels(results: dict[str, Any]) -> list[str]:
     names = ("iou", "dice", "precision", "recall")
     shown = ("IoU", "Dice", "precision", "recall")
     head = ["", "images", *(f"{name} {way}" for name in shown for way in ("pooled", "mean"))]
-
-    def rows(parts: list[tuple[str, dict[str, Any]]]) -> list[list[object]]:
-        keys = [f"{name}_{way}" for name in names for way in ("pooled", "mean")]
-        return [[name, part["images"], *(score(part[k]) for k in keys)] for name, part in parts]
-
+    keys = [f"{name}_{way}" for name in names for way in ("pooled", "mean")]
     pixels = results["pixels"]
-    classes = page.table(head, rows(list(pixels["by_class"].items())), caption="Class by class.")
-    return ["<h2>Pixels</h2>", page.table(head, rows(_grouped(pixels)), bold=[ALL], caption="Foreground against "
-            "background. Pooled: pixels of all images together; mean: over images."), classes]  # fmt: skip
+    rows = [[name, part["images"], *(score(part[k]) for k in keys)] for name, part in _grouped(pixels)]
+    of_each = [
+        [name, f"{row['pixels']:,}", *(score(row[k]) for k in names)] for name, row in pixels["by_class"].items()
+    ]
+    classes = page.table(["", "pixels", *shown], of_each, caption="Class by class, pooled.")
+    what = "Foreground against background" if len(of_each) == 2 else "Means over the classes that are there"
+    caption = f"{what}. Pooled: pixels of all images together; mean: over images."
+    return ["<h2>Pixels</h2>", page.table(head, rows, bold=[ALL], caption=caption), classes]
 
 
 def _robustness(results: dict[str, Any], pictures: dict[str, Path]) -> list[str]:

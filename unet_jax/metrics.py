@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, Int, Int32, Int64, Integer
 
 EMPTY_RULE = (
-    "a class absent from both truth and prediction scores 1; present in only one of the two it scores 0 "
-    "(precision and recall included); an image without a valid pixel is left out"
+    "a class absent from the truth has no score and enters no mean; where the truth has none of the classes, the score "
+    "is 1 if the prediction has none either, else 0 (precision and recall included); an image without a valid pixel is "
+    "left out"
 )
 
 
@@ -51,7 +52,7 @@ def confusion(
 
 
 def iou(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
-    """Intersection over union of each class, TP / (TP + FP + FN); see `EMPTY_RULE`.
+    """Intersection over union of each class, TP / (TP + FP + FN); 1 where it is nowhere.
 
     Args:
         confusion: (..., K, K) counts.
@@ -64,7 +65,7 @@ def iou(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
 
 
 def dice(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
-    """Dice coefficient (F1) of each class, 2 TP / (2 TP + FP + FN); see `EMPTY_RULE`.
+    """Dice coefficient (F1) of each class, 2 TP / (2 TP + FP + FN); 1 where it is nowhere.
 
     Args:
         confusion: (..., K, K) counts.
@@ -77,7 +78,7 @@ def dice(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
 
 
 def precision(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
-    """Share of the predicted pixels of each class that are right, TP / (TP + FP); see `EMPTY_RULE`.
+    """Share of the predicted pixels of each class that are right, TP / (TP + FP); 1 where it is nowhere.
 
     Args:
         confusion: (..., K, K) counts.
@@ -90,7 +91,7 @@ def precision(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k
 
 
 def recall(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
-    """Share of the true pixels of each class that are found, TP / (TP + FN); see `EMPTY_RULE`.
+    """Share of the true pixels of each class that are found, TP / (TP + FN); 1 where it is nowhere.
 
     Args:
         confusion: (..., K, K) counts.
@@ -105,14 +106,12 @@ def recall(confusion: Int[np.ndarray, "*n k k"]) -> Float64[np.ndarray, "*n k"]:
 SCORES = {"iou": iou, "dice": dice, "precision": precision, "recall": recall}
 
 
-def summarise(
-    confusion: Int[np.ndarray, "n k k"], *, foreground: Sequence[int] | None = None
-) -> dict[str, int | float]:
-    """The published scores of a set of images, each averaged over the foreground classes with equal weight.
+def summarise(confusion: Int[np.ndarray, "n k k"], *, background: int | None = 0) -> dict[str, int | float]:
+    """The published scores of a set of images, each averaged over the classes with equal weight; see `EMPTY_RULE`.
 
     Args:
         confusion: (N, K, K), one matrix an image; those without a valid pixel (padding of the last batch) are left out.
-        foreground: the classes that count; None for every class but 0.
+        background: 0, the class that is left out, or None where every class counts.
 
     Returns:
         `images` (how many took part), and of `SCORES` each `_pooled` (counts of all images added first) and `_mean` (a
@@ -124,41 +123,51 @@ def summarise(
     counted = confusion[_counted(confusion)].astype(np.int64)
     if not len(counted):
         raise ValueError("no image with a valid pixel to score: check the split and the ignore label")
-    classes = list(range(1, confusion.shape[-1]) if foreground is None else foreground)
-    pooled = {f"{name}_pooled": float(score(counted.sum(0))[classes].mean()) for name, score in SCORES.items()}
-    mean = {f"{name}_mean": float(score(counted)[:, classes].mean()) for name, score in SCORES.items()}
-    return {"images": len(counted), **pooled, **mean}
+    means = {"pooled": counted.sum(axis=0, keepdims=True), "mean": counted}
+    scores = {
+        f"{name}_{how}": float(of_present(score(counts), counts, background=background).mean())
+        for how, counts in means.items()
+        for name, score in SCORES.items()
+    }
+    return {"images": len(counted), **scores}
 
 
 def of_present(
-    values: Float64[np.ndarray, "n k"], confusion: Int[np.ndarray, "n k k"], first: int = 1
+    values: Float64[np.ndarray, "n k"], confusion: Int[np.ndarray, "n k k"], *, background: int | None = 0
 ) -> Float64[np.ndarray, " n"]:
-    """One score an image: the mean over the classes from `first` on that its truth holds.
+    """One score an image: the mean over the classes that its truth holds; see `EMPTY_RULE`.
 
     A pixel that is falsely of another class costs the class it was taken from; as a score of 0 for that other class it
-    would weigh, among many classes, as much as all that is right. Where the truth has none of the classes, the score is
-    1 if the prediction has none either, else 0.
+    would weigh, among many classes, as much as all that is right.
 
     Args:
         values: (N, K) scores of each class, as `iou` gives them.
         confusion: (N, K, K), the counts they come from.
-        first: 0 where class 0 is no background.
+        background: 0, the class that is left out, or None where every class counts.
     """
+    first = 0 if background is None else 1
     present, found = (confusion.any(axis=axis)[:, first:] for axis in (-1, -2))
     total = np.where(present, values[:, first:], 0).sum(axis=-1)
     none = np.where(found.any(axis=-1), 0.0, 1.0)
     return np.where(present.any(axis=-1), total / np.maximum(present.sum(axis=-1), 1), none)
 
 
+def per_image(
+    confusion: Int[np.ndarray, "n k k"], *, background: int | None = 0
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """Each of `SCORES` of each image, the mean over the classes that its truth holds: see `of_present`."""
+    return {name: of_present(score(confusion), confusion, background=background) for name, score in SCORES.items()}
+
+
 def by_group(
-    confusion: Int[np.ndarray, "n k k"], groups: Sequence[str], *, foreground: Sequence[int] | None = None
+    confusion: Int[np.ndarray, "n k k"], groups: Sequence[str], *, background: int | None = 0
 ) -> dict[str, dict[str, int | float]]:
     """`summarise` for each group of images, such as the kinds of microscopy, in alphabetical order.
 
     Args:
         confusion: (N, K, K), one matrix an image.
         groups: N names; a group without a valid pixel has no entry.
-        foreground: the classes that count; None for every class but 0.
+        background: 0, the class that is left out, or None where every class counts.
 
     Returns:
         Group to the scores of `summarise`.
@@ -169,7 +178,7 @@ def by_group(
     if len(groups) != len(confusion):
         raise ValueError(f"{len(groups)} groups for {len(confusion)} images: give one an image, in the same order")
     names, counted = np.asarray(groups), _counted(confusion)
-    return {str(name): summarise(confusion[names == name], foreground=foreground) for name in np.unique(names[counted])}
+    return {str(name): summarise(confusion[names == name], background=background) for name in np.unique(names[counted])}
 
 
 def count_pixels(
@@ -214,5 +223,5 @@ def _counts(confusion):
 
 
 def _ratio(part, whole, present):
-    """Part / whole, by `EMPTY_RULE`: 1 where the class is nowhere present, 0 where only the denominator is empty."""
+    """Part / whole: 1 where the class is nowhere present, 0 where only the denominator is empty."""
     return np.where(present == 0, 1.0, part / np.maximum(whole, 1))

@@ -9,6 +9,7 @@ import numpy as np
 
 from unet_jax.data.images import read_label
 from unet_jax.data.labels import to_label, values_of
+from unet_jax.data.legend import legend_in
 from unet_jax.data.rooms import LABEL_SUFFIXES
 from unet_jax.inputs import find_inputs
 from unet_jax.outputs import LABELS
@@ -22,7 +23,8 @@ MANY = 10  # faults that one message lists
 class FromModel:
     """Label images of samples by a model: classes where the truth has as many as the model, else objects.
 
-    `kind` says what the numbers mean, "instances" or "classes"; `facts` how they are made.
+    `kind` says what the numbers mean, "instances" or "classes"; `facts` how they are made; `background` is the class
+    that is none, 0, or None for a model in whose training every class was one like any other.
     """
 
     def __init__(self, predictor: Predictor, *, num_classes: int, threshold: float | None = None):
@@ -30,6 +32,8 @@ class FromModel:
         self.predictor, self.num_classes = predictor, num_classes
         self.threshold = predictor.threshold if threshold is None else threshold
         self.kind = "classes" if num_classes > 2 else "instances"
+        legend = legend_in(predictor.card)
+        self.background = 0 if legend is None else legend.background
         self.facts = {
             "model": predictor.fingerprint, "head": predictor.card.get("head", "classes"),
             "separation": {**predictor.separation, "threshold": self.threshold}, "tta": predictor.tta,
@@ -57,7 +61,8 @@ class FromModel:
 class FromFolder:
     """Label images in a folder, or in labels/ within it, by the images' names; NAME_mask, _label and _seg serve too.
 
-    They are of the kind of the truth, but that masks of no more than one number, the same in all, are "binary".
+    They are of the kind of the truth, but that masks of no more than one number, the same in all, are "binary"; class 0
+    is the background.
 
     Args:
         folder: that of `unet-jax predict`, or of any other program.
@@ -96,7 +101,7 @@ class FromFolder:
             )
         if faults:
             raise ValueError("\n  ".join([f"{self.folder}: {len(faults)} predictions cannot be used:", *faults[:MANY]]))
-        self.num_classes = num_classes
+        self.num_classes, self.background = num_classes, 0
         self.kind = "classes" if num_classes > 2 else "binary" if len(numbers) == 1 else "instances"
         self.facts = {"predictions": str(folder), "read_as": self.kind}
 

@@ -48,14 +48,14 @@ def measure_robustness(
     """
     scores: dict[str, list[dict[str, Any]]] = {}
     for kind in SEVERITIES:
-        scores[kind] = [summarise(clean)]
+        scores[kind] = [summarise(clean, background=model.background)]
         for severity in range(1, 6):
             rows = []
             labels = model(spoiled(source, model, kind, severity, seed=seed))
             for truth, label in zip(truths, labels, strict=True):
                 rows.append(truth.score(label, model.kind))
                 tick()
-            scores[kind].append(summarise(concatenate(rows)))
+            scores[kind].append(summarise(concatenate(rows), background=model.background))
     return {"seed": seed, "measures": MEANING, "severities": SEVERITIES, "scores": scores}
 
 

@@ -39,21 +39,22 @@ def facts_of(card: Mapping[str, Any], position: Position, *, data: str, **second
 
 def write_results(
     workdir: Path, source: Source, result: Evaluation, facts: Mapping[str, Any],
-    *, columns: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    *, columns: Mapping[str, Sequence[str]] = MappingProxyType({}), background: int | None = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Write results.json (scores, by kind where the source has kinds, rules, `facts`) and per_image.csv.
 
-    Returns what results.json holds. The source's columns and these stand in per_image.csv beside the scores.
+    Returns what results.json holds. The source's columns and these stand in per_image.csv beside the scores, which are
+    means over the classes but `background` (0, or None where every class counts).
     """
     kinds = source.columns.get("kind", ())
     results = {
-        "test": metrics.summarise(result.counts),
-        "by_kind": metrics.by_group(result.counts, kinds) if kinds else {},
+        "test": metrics.summarise(result.counts, background=background),
+        "by_kind": metrics.by_group(result.counts, kinds, background=background) if kinds else {},
         "rules": RULES,
         **facts,
     }
     write_json(workdir / "results.json", results)
-    scores = {name: metrics.of_present(score(result.counts), result.counts) for name, score in metrics.SCORES.items()}
+    scores = metrics.per_image(result.counts, background=background)
     with replacing(workdir / "per_image.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         texts = {**source.columns, **columns}
@@ -93,14 +94,20 @@ def _of_what(results: Mapping[str, Any]) -> str:
     return f"checkpoint of epoch {results['best']['epoch']}"
 
 
-def draw(workdir: Path, source: Source, result: Evaluation, *, title: str, classes: Sequence[str] = ()) -> Path:
+def draw(
+    workdir: Path, source: Source, result: Evaluation, *, title: str, classes: Sequence[str] = (),
+    background: int | None = 0,
+) -> Path:  # fmt: skip
     """Draw report/curves.png from metrics.jsonl, and report/examples.png of the best, median and worst images.
 
     With the names of more than two `classes`, every class is painted in a colour of its own.
     """
     folder = workdir / "report"
     report.curves(read_rows(workdir / "metrics.jsonl"), folder / "curves.png", title=title)
-    draw_examples(folder, source, result.counts, result.predictions.__getitem__, title=title, classes=classes)
+    draw_examples(
+        folder, source, result.counts, result.predictions.__getitem__, title=title, classes=classes,
+        background=background,
+    )  # fmt: skip
     return folder
 
 
@@ -112,9 +119,11 @@ def draw_examples(
     *,
     title: str,
     classes: Sequence[str] = (),
+    background: int | None = 0,
 ) -> None:
     """Draw examples.png, of the images with the best, median and worst IoU by their counts (N, K, K)."""
-    iou, dice = (metrics.of_present(score(counts), counts) for score in (metrics.iou, metrics.dice))
+    scores = metrics.per_image(counts, background=background)
+    iou, dice = scores["iou"], scores["dice"]
     kinds = source.columns.get("kind", ("",) * len(source))
     items = []
     for group, chosen in report.choose_examples(np.asarray(iou)).items():

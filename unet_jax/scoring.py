@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer, Shaped
 from scipy import ndimage
 
-from unet_jax import hard_cases, matching, metrics, object_scores
+from unet_jax import class_scores, hard_cases, matching, metrics, object_scores
 
 RULES = {
     "pooled": "the counts of all images added, then one ratio",
     "mean": "one ratio an image, then the mean over the images",
-    "pixels": "foreground is what belongs to an object, or every class but 0; several classes weigh alike",
+    "pixels": "foreground is what belongs to an object; several classes weigh alike, the background left out",
     "empty_pixels": metrics.EMPTY_RULE,
     "match": "objects are matched one to one at IoU >= the threshold: most matches, then most IoU (Hungarian method)",
     "empty_objects": object_scores.EMPTY_RULE,
@@ -125,21 +125,23 @@ def _size(array: np.ndarray) -> str:
     return "x".join(map(str, array.shape))
 
 
-def summarise(scores: Scores, *, kinds: Sequence[str] = (), classes: Sequence[str] = ()) -> dict[str, Any]:
+def summarise(
+    scores: Scores, *, kinds: Sequence[str] = (), classes: Sequence[str] = (), background: int | None = 0
+) -> dict[str, Any]:
     """The published numbers of N images, ready for JSON.
 
     Args:
         scores: of the images.
         kinds: N names, by which everything is given too; () for none.
         classes: names of the K classes; () numbers them.
+        background: 0, the class that no mean over classes holds, or None where every class counts.
 
     Returns:
-        `pixels` (`metrics.summarise`, `by_class`, `by_kind`), `objects` (`object_scores.summarise`, `by_kind`), `cases`
-        (`hard_cases.Rates.summarise`, `by_kind`) and `recall_by_area`, the same for objects by their size.
+        `pixels` (`class_scores.summarise`, `by_class`, `by_kind`), `objects` (`object_scores.summarise`, `by_kind`),
+        `cases` (`hard_cases.Rates.summarise`, `by_kind`) and `recall_by_area`, the same for objects by their size.
     """
     k = scores.pixels.shape[-1]
     names = list(classes) if len(classes) == k else [f"class {i}" for i in range(k)]
-    by_class = {names[i]: metrics.summarise(scores.pixels, foreground=[i]) for i in range(k)}
     areas = set(hard_cases.area_names(hard_cases.AREA_EDGES))
 
     def cases(part: hard_cases.Rates) -> dict[str, Any]:
@@ -148,9 +150,9 @@ def summarise(scores: Scores, *, kinds: Sequence[str] = (), classes: Sequence[st
     groups = {str(name): np.asarray(kinds) == name for name in np.unique(np.asarray(kinds))} if len(kinds) else {}
     return {
         "pixels": {
-            **metrics.summarise(scores.pixels),
-            "by_class": by_class,
-            "by_kind": metrics.by_group(scores.pixels, kinds) if groups else {},
+            **class_scores.summarise(scores.pixels, names, background=background),
+            "by_class": class_scores.by_class(scores.pixels, names),
+            "by_kind": metrics.by_group(scores.pixels, kinds, background=background) if groups else {},
         },
         "objects": {
             **object_scores.summarise(scores.objects),
@@ -164,13 +166,13 @@ def summarise(scores: Scores, *, kinds: Sequence[str] = (), classes: Sequence[st
     }
 
 
-def per_image(scores: Scores) -> dict[str, np.ndarray]:
-    """Columns of a table with a row an image; scores of pixels are means over the foreground classes."""
+def per_image(scores: Scores, *, background: int | None = 0) -> dict[str, np.ndarray]:
+    """Columns of a table with a row an image; scores of pixels are means over the classes that it holds."""
     counts, at = scores.objects, scores.objects.thresholds.index(hard_cases.FOUND)
     ap = object_scores.average_precision(counts)
     cases = {name: (scores.cases.found[:, i], scores.cases.total[:, i]) for i, name in enumerate(scores.cases.names)}
     return {
-        **{name: score(scores.pixels)[:, 1:].mean(axis=-1) for name, score in metrics.SCORES.items()},
+        **metrics.per_image(scores.pixels, background=background),
         "objects": counts.true,
         "predicted": counts.predicted,
         "matched": counts.tp[:, at],

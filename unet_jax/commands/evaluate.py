@@ -34,7 +34,8 @@ class Evaluate:
     threshold: float | None = None
     """Probability from which a pixel belongs to an object; the model's own, else 0.5."""
     label_kind: Literal["instances", "binary", "classes"] | None = None
-    """What the numbers in the labels mean, where the labels of all images do not tell."""
+    """What the numbers in the labels mean, where the labels of all images do not tell; not needed with a model of
+    classes, which knows what its masks held."""
     ignore: int | None = None
     """Value of label pixels that do not count."""
     seed: int = 0
@@ -47,16 +48,20 @@ def evaluate(config: Evaluate) -> int:
     """Run `unet-jax evaluate`."""
     from tqdm import tqdm
 
+    from unet_jax.data.legend import legend_in
     from unet_jax.data.named import open_named
     from unet_jax.evaluating import Options, evaluate_source, model_or_folder, part_of
+    from unet_jax.prediction import Predictor
 
     check(config)
-    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore)
+    predictor = Predictor.load(config.model, tta=config.tta, zoom=config.zoom) if config.model else None
+    legend = legend_in(predictor.card) if predictor and config.label_kind is None else None
+    legend = None if legend is not None and legend.foreground_alone else legend
+    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, legend=legend)
     part = part_of(source, config.split)
     predicted = model_or_folder(
-        source, part, model=config.model, predictions=config.predictions, threshold=config.threshold, tta=config.tta,
-        zoom=config.zoom,
-    )  # fmt: skip
+        source, part, predictor=predictor, predictions=config.predictions, threshold=config.threshold
+    )
     options = Options(config.data, config.split, config.robustness, config.seed, config.model, command(config))
     with tqdm(total=len(part) * (26 if config.robustness else 1), unit="image", disable=None) as bar:
         results = evaluate_source(part, predicted, config.output, options, tick=bar.update)

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, Integer, UInt16
+from jaxtyping import Int64
 
-from unet_jax.data.decode import Raw, Refused, decode
-from unet_jax.data.images import image_of, label_of, named
+from unet_jax.data.decode import Refused, decode
+from unet_jax.data.images import named
 from unet_jax.data.labels import Values, values_of
+from unet_jax.data.legend import Legend, name_of, numbers_of
 from unet_jax.data.mask_evidence import MAX_CLASSES, are_objects, like_objects, neighbours, soft_share
 
-IGNORED, _UNKNOWN = 65_535, 65_534  # what a legend gives for pixels that do not count, and for values it has not
-_SHIFTS = np.array([65_536, 256, 1], np.int32)  # of red, green and blue
 _NO_CLASS = {
     "background",
     "bg",
@@ -33,69 +32,6 @@ _NO_CLASS = {
     "none",
     "unknown",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Legend:
-    """Names of the classes, and the raw values of each.
-
-    Values are numbers, or 65536 red + 256 green + blue where `colours`. With a `threshold` there are two classes, and
-    a pixel is of the one of the greater value where its grey reaches it. `background` is the index of the class that
-    is none, which takes part in no mean: 0, or None where every class is one of its own. `ignored` pixels do not
-    count. `notes` are for the user.
-    """
-
-    names: tuple[str, ...]
-    values: tuple[tuple[int, ...], ...]
-    ignored: tuple[int, ...] = ()
-    colours: bool = False
-    threshold: int | None = None
-    objects: bool = False  # whatever is not 0 is of the second class
-    notes: tuple[str, ...] = ()
-    background: int | None = 0
-
-    def read(self, path: Path) -> UInt16[np.ndarray, "h w"]:
-        """The mask in a file as class indices, `IGNORED` where it does not count; ValueError for other values."""
-        raw = read_values(path, colours=self.colours)
-        classes = self._classes(raw)
-        classes[np.isin(raw, self.ignored)] = IGNORED
-        if (classes == _UNKNOWN).any():
-            found = [_name(v, self.colours) for v in np.unique(raw[classes == _UNKNOWN])[:5].tolist()]
-            raise ValueError(
-                f"{path}: holds {', '.join(found)}, which no class has: give --ignore VALUE for pixels that do not "
-                "count, or name every class with --classes NAME=VALUE ..."
-            )
-        return classes
-
-    def _classes(self, raw: np.ndarray) -> np.ndarray:
-        if self.threshold is not None:
-            bright_is_second = self.values[1] > self.values[0]
-            return ((raw >= self.threshold) == bright_is_second).astype(np.uint16)
-        if self.objects:
-            return (raw != 0).astype(np.uint16)
-        pairs = sorted((value, index) for index, values in enumerate(self.values) for value in values)
-        known, index = (np.array(column) for column in zip(*pairs, strict=True))
-        place = np.minimum(np.searchsorted(known, raw), len(known) - 1)
-        return np.where(known[place] == raw, index[place], _UNKNOWN).astype(np.uint16)
-
-
-def read_values(path: Path, *, colours: bool) -> Integer[np.ndarray, "h w"]:
-    """The numbers in a mask, or its colours as 65536 red + 256 green + blue; lossy files too."""
-    with named(path):
-        return _numbers(decode(path), colours)
-
-
-def _numbers(raw: Raw, colours: bool) -> np.ndarray:
-    if raw.lossy and raw.values.ndim == 3 and np.ptp(raw.values, axis=-1).max() <= 24:
-        raw = raw._replace(values=raw.values[..., 1])  # greys, whose channels compression has moved apart
-    if not colours:
-        return label_of(raw._replace(lossy=""))
-    picture = image_of(raw)
-    if picture.shape[-1] == 4 and (picture[..., 3] == 255).all():  # opacity that the file does not call so
-        picture = picture[..., :3]
-    if picture.dtype != np.uint8 or picture.shape[-1] not in (1, 3):
-        raise Refused(f"holds {picture.shape[-1]} channels of {picture.dtype}: save it as 8-bit RGB")
-    return np.broadcast_to(picture, (*picture.shape[:2], 3)).astype(np.int32) @ _SHIFTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +56,7 @@ def survey(paths: Sequence[Path], *, colours: bool = False) -> Survey:
         with named(path):
             raw = decode(path)
             try:
-                values = _numbers(raw, colours)
+                values = numbers_of(raw, colours)
             except Refused as error:
                 if error.fault != "colour-mask":
                     raise
@@ -243,7 +179,7 @@ def _by_value(values: Sequence[int], ignored: tuple[int, ...], *, colours: bool)
             f"masks hold {len(values)} {what}: with up to {MAX_CLASSES} classes these are soft edges or objects: save "
             "masks without smoothing as PNG, or give --classes NAME=VALUE ..."
         )
-    names = tuple("background" if v == 0 else _name(v, colours) if colours else f"class {v}" for v in values)
+    names = tuple("background" if v == 0 else name_of(v, colours) if colours else f"class {v}" for v in values)
     note = f"{len(values)} {'colours' if colours else 'values'} in the masks, a class each: {_some(names)}"
     background = 0 if values[0] == 0 else None
     return Legend(names, tuple((v,) for v in values), ignored, colours, notes=(note,), background=background)
@@ -261,10 +197,6 @@ def _doubts(files: Sequence[Values], values: Sequence[int]) -> tuple[str, ...]:
 def _without(file: Values, ignore: int | None) -> Values:
     kept = [(v, n) for v, n in zip(file.values, file.counts, strict=True) if v != ignore]
     return file._replace(values=tuple(v for v, _ in kept), counts=tuple(n for _, n in kept))
-
-
-def _name(value: int, colours: bool) -> str:
-    return f"#{value:06x}" if colours else str(value)
 
 
 def _some(things: Iterable[object]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unet_jax import doctor, processes, remote
 from unet_jax.data.folder import FolderSource
+from unet_jax.data.legend import Legend, open_by
 from unet_jax.data.source import Source
 from unet_jax.datasets.stage1 import is_stage1_train
 
@@ -14,23 +15,30 @@ def open_named(
     *,
     label_kind: str | None = None,
     ignore: int | None = None,
+    legend: Legend | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Source:
     """Source of "synthetic", "dsb2018", a stage1_train (zip or folder), or a folder of images and masks, all read.
 
-    `label_kind` and `ignore` are those of `FolderSource`; `say` is told what the user should know before a training,
-    the findings of the data doctor's quick part among it; without it the doctor is not asked. What must be drawn,
-    downloaded or built first is so by the first of several processes, where they share a disk. A folder or zip in a
-    bucket (gs://) is copied to this host.
+    `label_kind` and `ignore` are those of `FolderSource`; a `legend` reads the masks of a folder in their place. `say`
+    is told what the user should know before a training, the findings of the data doctor's quick part among it; without
+    it the doctor is not asked. What must be drawn, downloaded or built first is so by the first of several processes,
+    where they share a disk. A folder or zip in a bucket (gs://) is copied to this host.
 
     Raises FileNotFoundError when `data` is no folder, ValueError for what the doctor or the source finds wrong with it.
     """
     if remote.is_remote(data):
         data = str(remote.fetched(data))
-    return processes.in_turn(lambda: _open(data, label_kind, ignore, say))
+    return processes.in_turn(lambda: _open(data, label_kind, ignore, legend, say))
 
 
-def _open(data: str, label_kind: str | None, ignore: int | None, say: Callable[[str], object] | None) -> Source:
+def _open(
+    data: str,
+    label_kind: str | None,
+    ignore: int | None,
+    legend: Legend | None,
+    say: Callable[[str], object] | None,
+) -> Source:
     if data == "synthetic":
         from unet_jax.data.synthetic import SyntheticCells
 
@@ -52,4 +60,6 @@ def _open(data: str, label_kind: str | None, ignore: int | None, say: Callable[[
         )
     if say is not None:
         doctor.announce(Path(data), say)
+    if legend is not None:
+        return open_by(legend, data, ignore=ignore)
     return FolderSource(Path(data), label_kind=label_kind, ignore=ignore).preload()
