@@ -14,6 +14,8 @@ from PIL import Image
 from experiments import train_folder
 from tests.folders import save, squares
 from unet_jax import losses
+from unet_jax.commands.evaluate import Evaluate, evaluate
+from unet_jax.evaluating import NOTES
 from unet_jax.planning import Statistics, make_plan
 
 
@@ -54,6 +56,13 @@ def test_roads_without_a_flag_but_for_speed(roads, tmp_path, capsys):
     assert rows[-1]["step"] == 2 * rows[0]["step"] > 2
     with Image.open(run / "report" / "examples.png") as image:
         assert image.size[0] > 300
+    evaluate(Evaluate(str(roads), tmp_path / "scores", model=run, split="test"))
+    again = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert again["about"]["notes"] == [NOTES["classes"]]  # the same test images
+    assert again["pixels"]["images"] == results["test"]["images"]
+    for name, row in results["classes"].items():
+        assert again["pixels"]["by_class"][name]["pixels"] == row["pixels"]
+    assert again["pixels"]["iou_pooled"] == pytest.approx(results["test"]["iou_pooled"], abs=0.05)  # tiles differ
 
 
 def test_a_run_goes_on_by_the_plan_it_had(roads, tmp_path):
