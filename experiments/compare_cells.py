@@ -28,6 +28,7 @@ from unet_jax import comparison, report
 from unet_jax.comparison_scores import kept, score
 from unet_jax.data.named import open_named
 from unet_jax.data.source import Source, digest_of, split_any
+from unet_jax.degrade import SEVERITIES
 from unet_jax.logs import read_rows
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
@@ -228,6 +229,8 @@ def notes(config: Config, rows: list[dict[str, Any]], images: int) -> list[str]:
         f"{images} test images, the same for all rows, as are the training images and the seeds; {budget} of training "
         f"a run on {devices}; commit {commits}; target: {config.target} unless the row names a head; with augmentation "
         "unless the row denies it.",
+        f"IoU spoiled: pooled, the mean over five ways of spoiling the test images ({', '.join(SEVERITIES)}) at "
+        "severity 3 of 5, as in evaluate --robustness; the augmentation has noise and blur too, but none so strong.",
         "Val AP: of the validation images, the mean of IoU .5 and .75, by which it was chosen how objects are "
         "separated; it compares heads fairly.",
         "Clear, touching, low contrast: share of such objects that were found (IoU ≥ 0.5); pairs apart: "

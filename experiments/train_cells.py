@@ -217,7 +217,9 @@ def finish(
     if not processes.first():  # of several, which scored together
         return
     predictor = Predictor(variables, card, batch=config.batch)
-    views = count_foreground(dataclasses.replace(predictor, tta=True), test) if config.tta else None
+    views = None
+    if config.tta:
+        views = count_foreground(dataclasses.replace(predictor, tta=True), [test[i] for i in range(len(test))])
     if test.label_kind == "instances":
         say("choosing how to separate objects, on the validation images")
         found = tuning.tune(predictor, parts["val"])

@@ -12,8 +12,11 @@ from tests.folders import save
 from tests.trained import SMALL, TILE, bright_variables, card, save_run
 from unet_jax import cli
 from unet_jax.commands.evaluate import Evaluate, command, evaluate
+from unet_jax.data import FolderSource
 from unet_jax.data.source import split_of
 from unet_jax.degrade import SEVERITIES
+from unet_jax.prediction import Predictor
+from unet_jax.robustness import spoiled_iou
 
 SIZES = {"a": (40, 31), "b": (TILE, TILE), "c": (24, 30), "dark": (20, 20)}
 
@@ -101,6 +104,8 @@ def test_robustness(run, data, tmp_path):
         assert rows[0]["pixels"]["iou_pooled"] == 1
         assert rows[0]["objects"]["images"] == rows[5]["objects"]["images"] == 2
     assert scores["blur"][5]["pixels"]["iou_pooled"] < 0.9
+    alone = spoiled_iou(FolderSource(small).preload(), Predictor.load(run))
+    assert alone == {kind: rows[3]["pixels"]["iou_pooled"] for kind, rows in scores.items()}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<h2>Robustness</h2>" in page
     assert {"robustness.png", "severities.png"} <= {path.name for path in (out / "report").iterdir()}

@@ -24,6 +24,7 @@ COLUMNS = {  # key of a row: its heading and the form of its mean
     "iou_mean": ("IoU mean", "{:.3f}"),
     "dice_pooled": ("Dice pooled", "{:.3f}"),
     "dice_mean": ("Dice mean", "{:.3f}"),
+    "iou_spoiled": ("IoU spoiled", "{:.3f}"),
     "val_ap": ("val AP", "{:.3f}"),
     "ap50": ("AP@.5", "{:.3f}"),
     "ap75": ("AP@.75", "{:.3f}"),

@@ -16,6 +16,7 @@ from unet_jax.logs import read_rows, write_json
 from unet_jax.models.cost import count_flop, count_parameters
 from unet_jax.predicted import FromModel
 from unet_jax.prediction import Predictor
+from unet_jax.robustness import spoiled_iou
 
 
 def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
     truths = (scoring.Truth.of(sample, test.label_kind) for sample in samples)
     found = scoring.concatenate([t.score(label, "instances") for t, label in zip(truths, labels, strict=True)])
     scores = scoring.summarise(found)
+    spoiled = spoiled_iou(test, predictor)
     results = _read(folder / "results.json")
     log, shape = read_rows(folder / "metrics.jsonl"), (*predictor.input_size, int(predictor.card["channels"]))
     trials = predictor.card.get("separation_trials", ())
@@ -41,6 +43,8 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
         "images_per_second": comparison.rate([line["images_per_second"] for line in log[1:] or log]),
         "val_ap": max(((trial["ap50"] + trial["ap75"]) / 2 for trial in trials), default=None),
         **_pixels(results),
+        "iou_spoiled": sum(spoiled.values()) / len(spoiled),
+        "spoiled": spoiled,
         "ap50": scores["objects"]["ap_pooled"]["0.50"], "ap75": scores["objects"]["ap_pooled"]["0.75"],
         **{case: scores["cases"][case]["rate"] for case in ("clear", "touching", "low_contrast", APART)},
         "accuracy": accuracy(predictor, test) if predictor.card["model"]["name"] == "Classifier" else None,

@@ -1,7 +1,7 @@
 """Scores of whole images: tiles of one shape through the network, every pixel of every image counted once."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,9 +74,8 @@ def _paste(whole: np.ndarray, tile: np.ndarray, owned: np.ndarray, origin: np.nd
     whole[there] = tile[here]
 
 
-def count_foreground(predictor: Predictor, source: Source) -> Int64[np.ndarray, "n 2 2"]:
-    """Confusion counts of background and object at one half, of every image of a normalised source."""
-    samples = [source[i] for i in range(len(source))]
+def count_foreground(predictor: Predictor, samples: Sequence[Mapping[str, Any]]) -> Int64[np.ndarray, "n 2 2"]:
+    """Confusion counts of background and object at one half, of every sample, its image normalised."""
     return np.stack(
         [
             metrics.count_pixels((s["label"] > 0) * 1, (p.foreground >= 0.5) * 1, num_classes=2, mask=s["mask"])
