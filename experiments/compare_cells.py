@@ -195,7 +195,7 @@ def draw(config: Config, test: Source) -> None:
     folders = {name: config.workdir / "runs" / f"{name}-seed0" for name in ROWS}
     folders = {name: folder for name, folder in folders.items() if (folder / "row.json").exists()}
     with (list(folders.values())[-1] / "per_image.csv").open(encoding="utf-8", newline="") as file:
-        iou = [float(row["iou"]) for row in csv.DictReader(file)]
+        iou = [float(row["iou"] or "nan") for row in csv.DictReader(file)]
     chosen = [i for part in report.choose_examples(iou, each=1).values() for i in part]
     samples = [test[i] for i in chosen]
     predictions = {
@@ -208,14 +208,19 @@ def draw(config: Config, test: Source) -> None:
 def learning_curve(config: Config, test: Source) -> int:
     """Train the U-Net on few images, with and without augmentation, and draw the curves."""
     curves: dict[int, dict[str, list]] = {}
-    scores: dict[int, dict[str, float]] = {}
+    scores: dict[int, dict[str, dict[str, float]]] = {}
     for count in config.learning_curve:
         for name, on in (("with", True), ("without", False)):
             folder = config.workdir / "runs" / f"unet-{count}-images-{name}"
             if code := train(train_config(config, "unet", folder, augment=on, train_images=count, crops=CROPS)):
                 return code
             curves.setdefault(count, {})[name] = read_rows(folder / "metrics.jsonl")
-            scores.setdefault(count, {})[name] = score(folder, test, f"{count} images, {name}", 0)["iou_pooled"]
+            row = score(folder, test, f"{count} images, {name}", 0)
+            scores.setdefault(count, {})[name] = {"chosen": row["iou_pooled"], "last": row["iou_last"]}
+            print(
+                f"{count} images, {name} augmentation: test IoU {row['iou_pooled']:.3f} of the checkpoint that "
+                f"validation chose, {row['iou_last']:.3f} of the last; of spoiled images {row['iou_spoiled']:.3f}"
+            )
     comparison.draw_learning_curves(curves, config.workdir / "learning_curve.png", test=scores, crops=CROPS)
     return 0
 

@@ -100,8 +100,8 @@ def compose(
     count = partial(regions.count_regions, decide=decide, regions=members)
     refine = (augment.flips, config.refine) if config.augment else None
     step = training.make_train_step(model, optimizer, loss, target=same, augment=changes, refine=refine)
-    # Most tiles of a head hold no tumour, and have a Dice loss near 1 for a few faint voxels: validation adds that of
-    # whole cases.
+    # Most tiles of a head hold no tumour, and have a Dice loss near 1 for a few faint voxels: `validate` adds that of
+    # the decided regions, pooled over the cases.
     eval_step = training.make_eval_step(model, entropy, count, target=same, classify=decide)
     return model, optimizer, step, eval_step
 

@@ -219,7 +219,7 @@ def finish(
     predictor = Predictor(variables, card, batch=config.batch)
     views = None
     if config.tta:
-        views = count_foreground(dataclasses.replace(predictor, tta=True), [test[i] for i in range(len(test))])
+        views = count_foreground(dataclasses.replace(predictor, tta=True), (test[i] for i in range(len(test))))
     if test.label_kind == "instances":
         say("choosing how to separate objects, on the validation images")
         found = tuning.tune(predictor, parts["val"])

@@ -36,12 +36,12 @@ from unet_jax.data import Normalised, Source, Subset, normalisation, steps_per_e
 from unet_jax.data.class_masks import decide, legend_of, survey
 from unet_jax.data.legend import Legend, open_by
 from unet_jax.data.pairs import find_pairs, places
-from unet_jax.data.palette import find_palette, parse_classes, parse_value, read_palette
+from unet_jax.data.palette import find_palette, parse_classes, parse_ignore, read_palette
 from unet_jax.data.source import digest_of
 from unet_jax.data.statistics import measure
 from unet_jax.data.textures import TexturedPatches
 from unet_jax.data.windows import Windows, scheduled_visits, share_out
-from unet_jax.evaluation import evaluate
+from unet_jax.evaluation import evaluate, validation_row
 from unet_jax.logs import plain, write_json
 from unet_jax.loop import Budget, Position
 from unet_jax.models import UNet, to_spec
@@ -63,9 +63,7 @@ def open_source(config: Config) -> tuple[Source, Legend]:
     masks = [pair.label for pair in pairs]
     palette = config.palette or next(filter(None, map(find_palette, places(folder, pairs))), None)
     given = parse_classes(config.classes) if config.classes else read_palette(palette) if palette else None
-    ignore = None if config.ignore is None else parse_value(config.ignore)
-    if config.ignore is not None and ignore is None:
-        raise ValueError(f"--ignore {config.ignore}: give a number, or a colour such as 0,0,0 or #000000")
+    ignore = parse_ignore(config.ignore)
     found = survey(masks, colours=bool(given) and max(given.values()) > 65_535)
     legend = legend_of(given, found, ignore=ignore) if given else decide(found, ignore=ignore)
     return open_by(legend, folder), legend
@@ -137,9 +135,7 @@ def main(config: Config) -> int:
     score = partial(evaluate, jax.jit(eval_step), patch=patch, batch=plan.batch, margin=plan.patch // 8, mesh=mesh)
 
     def validate(state: training.State) -> dict[str, float]:
-        result = score(state, parts["val"])
-        scores = class_scores.summarise(result.counts, legend.names, background=legend.background)
-        return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
+        return validation_row(score(state, parts["val"]), background=legend.background)
 
     with opened(config) as run:
         if processes.first() and not (config.workdir / "plan.json").exists():

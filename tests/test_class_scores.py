@@ -36,6 +36,13 @@ def test_the_background_is_left_out_whatever_it_is_called():
     assert every["iou_mean"] == pytest.approx((30 / 41 + 0.5) / 3)
 
 
+def test_what_is_made_up_on_the_background_costs_the_foreground():
+    counts = np.array([[[2, 0, 98], [0, 20, 0], [0, 0, 0]]])
+    scores = class_scores.summarise(counts, NAMES[:3], background=0)
+    assert (scores["iou_pooled"], scores["iou_foreground"]) == (1, pytest.approx(20 / 118))
+    assert "iou_foreground" not in class_scores.summarise(counts, NAMES[:3], background=None)
+
+
 def test_means_over_images_take_what_each_holds():
     empty = np.zeros((1, 4, 4), int)
     only_background = empty.copy()
@@ -54,8 +61,10 @@ def test_means_over_images_take_what_each_holds():
 
 def test_a_class_predicted_nowhere_is_warned_of():
     rows = class_scores.by_class(COUNTS, NAMES)
-    lost, absent = class_scores.warnings_of(rows)
+    lost, made_up = class_scores.warnings_of(rows)
     assert lost.startswith("WARNING: house is predicted nowhere, though 4 pixels are of it: train longer")
+    assert made_up == "WARNING: lake is predicted for 1 pixels, and none is of it: no score tells"
+    (absent,) = class_scores.warnings_of({"lake": rows["lake"] | {"predicted": 0}})
     assert absent == "not in the truth of these images, and so without a score: lake"
     assert class_scores.warnings_of(class_scores.by_class(COUNTS[:, :2, :2], NAMES[:2])) == []
     lines = class_scores.table(rows)

@@ -39,6 +39,7 @@ def test_two_models_a_table_and_a_second_start(folder, tmp_path, monkeypatch):
         assert picture.size[0] > 400
     row = json.loads((tmp_path / "out" / "runs" / "classifier-seed0" / "row.json").read_text())
     assert row["steps"] in (2, 3)
+    assert row["iou_last"] == pytest.approx(row["iou_pooled"], abs=0.05), "of one epoch: the same weights, other tiles"
     monkeypatch.setattr(compare_cells.train_cells, "main", lambda config: pytest.fail("trained again"))
     assert compare_cells.main(compare_cells.dataclasses.replace(config, models=("classifier",))) == 0
     assert (tmp_path / "out" / "table.md").read_text() == table, "rows of an earlier command stay"
@@ -100,7 +101,7 @@ def test_mean_and_spread_over_seeds():
 def test_learning_curves_are_drawn(tmp_path):
     rows = [{"epoch": e, "train_loss": 1 / e, "val_loss": 1 / e + 0.1 * e} for e in range(1, 6)]
     runs = {count: {"with": rows, "without": rows[:3]} for count in (16, 64)}
-    test = {count: {"with": 0.8, "without": 0.7} for count in runs}
+    test = {count: {"with": {"chosen": 0.8, "last": 0.8}, "without": {"chosen": 0.8, "last": 0.7}} for count in runs}
     comparison.draw_learning_curves(runs, tmp_path / "curve.png", test=test, crops=200)
     with Image.open(tmp_path / "curve.png") as picture:
         assert np.ptp(np.asarray(picture)) > 100

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.folders import save
 from tests.trained import SMALL, TILE, bright_variables, card, random_variables, save_run
 from unet_jax.commands.evaluate import Evaluate, evaluate
-from unet_jax.data.legend import Legend, legend_in
+from unet_jax.data.legend import Legend, how_to_read, legend_in
 from unet_jax.logs import plain
 from unet_jax.models import UNet
 
@@ -38,7 +38,8 @@ def test_models_of_objects_have_none():
 @pytest.mark.parametrize(
     "changes",
     [{"names": ["water"]}, {"values": [0, 1, 2]}, {"values": 5}, {"threshold": 9}, {"background": 2}, {"ignored": "a"},
-     {"ignored": None}, {"names": ["a", "b", "c"]}],
+     {"ignored": None}, {"names": ["a", "b", "c"]}, {"values": [[float("inf")], [0], [1]]}, {"values": [[], [0], [1]]},
+     {"values": [[0], [0], [1]]}, {"colours": "yes"}, {"background": False}, {"ignored": [10**400]}],
     ids=str,
 )  # fmt: skip
 def test_a_legend_that_no_training_writes_is_refused(changes):
@@ -100,8 +101,27 @@ def test_a_colour_that_the_training_did_not_know_is_named(wood_everywhere, tmp_p
     picture(tmp_path / "land" / "masks" / "a.png", mask)
     with pytest.raises(ValueError, match=r"a\.png: holds #010203, which no class has: give --ignore VALUE"):
         evaluate(Evaluate(str(tmp_path / "land"), tmp_path / "out", model=workdir))
-    evaluate(Evaluate(str(tmp_path / "land"), tmp_path / "out", model=workdir, ignore=0x010203))
+    evaluate(Evaluate(str(tmp_path / "land"), tmp_path / "out", model=workdir, ignore="#010203"))
     assert results(tmp_path / "out")["pixels"]["iou_pooled"] == 1
+
+
+@pytest.mark.parametrize(
+    ("legend", "ignore", "kind", "skipped"),
+    [
+        (OBJECTS, None, None, None),
+        (dataclasses.replace(OBJECTS, ignored=(65_535,)), None, None, 65_535),
+        (Legend(("background", "road"), ((0,), (255,)), (9,)), None, "binary", 9),
+        (Legend(("background", "road"), ((0,), (255,))), 7, "binary", 7),
+    ],
+    ids=str,
+)
+def test_masks_of_one_foreground_need_no_legend(legend, ignore, kind, skipped):
+    assert how_to_read(legend, ignore) == (kind, skipped, None)
+
+
+@pytest.mark.parametrize("legend", [LAND, SOFT, Legend(("background", "road"), ((0,), (255,)), (9,))], ids=str)
+def test_all_others_are_read_by_it(legend):
+    assert how_to_read(legend, 7) == (None, 7, legend)
 
 
 def two_cells(folder, mask):
@@ -120,6 +140,8 @@ def test_soft_edges_are_cut_as_in_the_training_and_numbered_objects_stay_apart(t
     workdir = save_run(tmp_path / "soft", bright_variables(SMALL), card(SMALL) | told(SOFT))
     evaluate(Evaluate(two_cells(tmp_path / "roads", soft), tmp_path / "out", model=workdir))
     assert results(tmp_path / "out")["pixels"]["iou_pooled"] == 1
+    with pytest.raises(ValueError, match=r"no mask reaches 128, .* --label-kind binary"):
+        evaluate(Evaluate(two_cells(tmp_path / "ones", soft // 255), tmp_path / "none", model=workdir))
     numbered = np.zeros((TILE, TILE), np.uint16)
     numbered[2:6, 2:9], numbered[2:6, 9:13] = 3, 4  # they touch, and are two all the same
     workdir = save_run(tmp_path / "objects", bright_variables(SMALL), card(SMALL) | told(OBJECTS))

@@ -135,6 +135,7 @@ def test_what_the_truth_has_nowhere_is_scored_by_what_is_made_up():
     assert metrics.summarise(absent[None])["recall_pooled"] == 1
     assert metrics.summarise(invented[None])["recall_pooled"] == 0
     assert metrics.summarise(np.stack([absent, invented]))["iou_mean"] == 1 / 2
+    np.testing.assert_array_equal(metrics.per_image(np.stack([absent, 0 * absent]))["iou"], [1, np.nan])
 
 
 def test_nothing_to_score_is_an_error():

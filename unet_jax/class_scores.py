@@ -1,7 +1,8 @@
 """Scores class by class, and what to make of classes that are not there.
 
 Pooled: the counts of all images added, then one ratio a class. A class without a pixel in the truth has no score and
-enters no mean: it neither rewards nor punishes (what is falsely taken for it costs the classes it was taken from).
+enters no mean: it neither rewards nor punishes. What is falsely taken for it costs the class it was taken from; where
+that is the background, the IoU of the foreground as a whole tells, and a warning.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from jaxtyping import Int
 
 from unet_jax import metrics
 
-RULE = "pooled over the images, mean over the classes in their truth, background left out; an absent class has no score"
+RULE = (
+    "pooled over the images, mean over the classes in their truth, the background, where there is one, left out; an "
+    "absent class has no score; iou_foreground: of all classes but the background as one"
+)
 
 
 def by_class(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -35,24 +39,37 @@ def by_class(counts: Int[np.ndarray, "n k k"], names: Sequence[str]) -> dict[str
 def summarise(counts: Int[np.ndarray, "n k k"], names: Sequence[str], *, background: int | None) -> dict[str, Any]:
     """`metrics.summarise`, and which class is the worst: worst_class and worst_iou, None without a class in the truth.
 
-    The class `background` (0, or None where there is none, whatever its name) is left out. Raises ValueError when no
-    image has a pixel that counts.
+    The class `background` (0, or None where there is none, whatever its name) is left out; iou_foreground is the pooled
+    IoU of all others as one. Raises ValueError when no image has a pixel that counts.
     """
     scores = metrics.summarise(counts, background=background)
+    if background is not None:
+        scores["iou_foreground"] = metrics.summarise(_as_one(counts))["iou_pooled"]
     rows = by_class(counts, names)
     known = {name: rows[name]["iou"] for k, name in enumerate(names) if k != background and rows[name]["pixels"]}
     worst = min(known, key=lambda name: known[name], default=None)
     return {**scores, "worst_class": worst, "worst_iou": known.get(worst)}
 
 
+def _as_one(counts: Int[np.ndarray, "n k k"]) -> Int[np.ndarray, "n 2 2"]:
+    """Confusion of class 0 and of all others together."""
+    rows = np.stack([counts[:, 0], counts[:, 1:].sum(axis=1)], axis=1)
+    return np.stack([rows[..., 0], rows[..., 1:].sum(axis=-1)], axis=-1)
+
+
 def warnings_of(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each class that is in the truth and predicted nowhere, and one for those that could not be scored."""
+    """A line for each class that is in one of truth and prediction alone, and one for those that are in neither."""
     lost = [name for name, row in rows.items() if row["pixels"] and not row["predicted"]]
-    absent = [name for name, row in rows.items() if not row["pixels"]]
+    made_up = [name for name, row in rows.items() if row["predicted"] and not row["pixels"]]
+    absent = [name for name, row in rows.items() if not row["predicted"] and not row["pixels"]]
     lines = [
         f"WARNING: {name} is predicted nowhere, though {rows[name]['pixels']:,} pixels are of it: train longer, or try "
         "--loss tversky+focal, --centred 0.67 or --balance 0.5"
         for name in lost
+    ]
+    lines += [
+        f"WARNING: {name} is predicted for {rows[name]['predicted']:,} pixels, and none is of it: no score tells"
+        for name in made_up
     ]
     if absent:
         lines.append(f"not in the truth of these images, and so without a score: {', '.join(absent)}")

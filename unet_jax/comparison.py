@@ -142,7 +142,7 @@ def draw_learning_curves(
     runs: Mapping[int, Mapping[str, Sequence[Mapping[str, Any]]]],
     path: Path,
     *,
-    test: Mapping[int, Mapping[str, float]],
+    test: Mapping[int, Mapping[str, Mapping[str, float]]],
     crops: int,
 ) -> None:
     """Draw loss by epoch, a panel a number of training images, and the test IoU by that number on the right.
@@ -150,7 +150,7 @@ def draw_learning_curves(
     Args:
         runs: number of images to "with" and "without" augmentation to metrics rows.
         path: of the PNG.
-        test: the same to the IoU on the test images.
+        test: the same to the IoU on the test images, of the checkpoint "chosen" by validation and of the "last" one.
         crops: of an epoch.
     """
     from matplotlib.figure import Figure
@@ -170,8 +170,9 @@ def draw_learning_curves(
     panels[0].legend(fontsize=7, frameon=False, labelcolor=INK)
     dress(panels[-1], title="Test IoU", x="training images", y="pooled IoU")
     for name in colours:
-        values = [test[count][name] for count in test]
-        panels[-1].plot(range(len(test)), values, "-o", color=colours[name], label=f"{name} augmentation")
+        for words, key, style in (("chosen by validation", "chosen", "-o"), ("last", "last", ":s")):
+            values = [test[count][name][key] for count in test]
+            panels[-1].plot(range(len(test)), values, style, color=colours[name], label=f"{words}, {name} augmentation")
     panels[-1].set_xticks(range(len(test)), [str(count) for count in test])
     panels[-1].legend(fontsize=7, frameon=False, labelcolor=INK)
     save_figure(figure, path)

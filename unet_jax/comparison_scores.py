@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 
-from unet_jax import comparison, scoring, targets, training
+from unet_jax import comparison, metrics, scoring, targets, training
 from unet_jax.data.pipeline import Normalised, eval_tiles
 from unet_jax.data.source import Source
+from unet_jax.evaluation import count_foreground
 from unet_jax.hard_cases import APART
 from unet_jax.logs import read_rows, write_json
 from unet_jax.models.cost import count_flop, count_parameters
@@ -24,15 +25,17 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
 
     Pixels are scored as the network decides them (results.json), objects as they come out separated: the threshold
     of the separation, tuned for objects, would move the IoU of one row by a hundredth and of the next by nothing.
+    iou_last is that of the weights with which the training ended, whatever the validation chose.
     """
-    if (folder / "row.json").exists():
-        return kept(folder)
+    if (folder / "row.json").exists() and (row := kept(folder)).keys() >= {"iou_spoiled", "iou_last"}:
+        return row
     predictor = Predictor.load(folder)
     samples = [test[i] for i in range(len(test))]
     labels = FromModel(predictor, num_classes=2)(samples)
     truths = (scoring.Truth.of(sample, test.label_kind) for sample in samples)
     found = scoring.concatenate([t.score(label, "instances") for t, label in zip(truths, labels, strict=True)])
     scores = scoring.summarise(found)
+    seen = (sample | {"image": predictor.prepare(sample["image"])} for sample in samples)
     spoiled = spoiled_iou(test, predictor)
     results = _read(folder / "results.json")
     log, shape = read_rows(folder / "metrics.jsonl"), (*predictor.input_size, int(predictor.card["channels"]))
@@ -45,6 +48,7 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
         **_pixels(results),
         "iou_spoiled": sum(spoiled.values()) / len(spoiled),
         "spoiled": spoiled,
+        "iou_last": metrics.summarise(count_foreground(Predictor.load(folder, which="latest"), seen))["iou_pooled"],
         "ap50": scores["objects"]["ap_pooled"]["0.50"], "ap75": scores["objects"]["ap_pooled"]["0.75"],
         **{case: scores["cases"][case]["rate"] for case in ("clear", "touching", "low_contrast", APART)},
         "accuracy": accuracy(predictor, test) if predictor.card["model"]["name"] == "Classifier" else None,

@@ -57,6 +57,7 @@ def model_or_folder(
     predictor: Predictor | None,
     predictions: Path | None,
     threshold: float | None = None,
+    background: int | None = 0,
 ) -> FromModel | FromFolder:
     """Predictions of the images of `part`, by a model, or from a folder of label images.
 
@@ -66,6 +67,7 @@ def model_or_folder(
         predictor: the model, or None.
         predictions: folder of label images, where `predictor` is None.
         threshold: of the foreground; None takes the card's, else 0.5.
+        background: 0, or None where the labels are the model's classes and none of them is the background.
 
     Raises:
         FileNotFoundError, ValueError: see `FromFolder`; a model of fewer classes than the labels.
@@ -79,7 +81,7 @@ def model_or_folder(
             f"the model tells {of_model} classes apart, the labels hold {known}: score it on labels of its "
             "own classes, or give --label-kind binary with labels of one"
         )
-    return FromModel(predictor, num_classes=max(of_model, 2), threshold=threshold)
+    return FromModel(predictor, num_classes=max(of_model, 2), threshold=threshold, background=background)
 
 
 def score_source(
@@ -185,6 +187,7 @@ def about(source: Source, predicted: FromModel | FromFolder, options: Options) -
         facts |= {"trained_on": learnt, "training_commit": card.get("commit", ""), "device": parallel.device_name()}
     return {
         **facts, "data": options.data, "split": options.split, "label_kind": source.label_kind, **predicted.facts,
+        "background": predicted.background,
         **provenance(), "command": options.command,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "notes": notes,
     }  # fmt: skip
@@ -197,5 +200,11 @@ def write_table(path: Path, source: Source, columns: dict[str, np.ndarray]) -> N
         writer.writerow(["id", *source.columns, *columns])
         for i, name in enumerate(source.ids):
             values = (column[i] for column in columns.values())
-            numbers = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
+            numbers = [_cell(value) for value in values]
             writer.writerow([name, *(column[i] for column in source.columns.values()), *numbers])
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if np.isfinite(value) else ""  # nothing to score

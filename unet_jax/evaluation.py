@@ -1,7 +1,8 @@
 """Scores of whole images: tiles of one shape through the network, every pixel of every image counted once."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,9 @@ def evaluate(
     return Evaluation(loss_sum / max(pixels, 1), counts, predictions)
 
 
-def validation_row(result: Evaluation) -> dict[str, float]:
-    """The scores of an epoch for `loop.fit` and the log: loss, IoU and Dice, pooled."""
-    scores = metrics.summarise(result.counts)
+def validation_row(result: Evaluation, *, background: int | None = 0) -> dict[str, float]:
+    """The scores of an epoch for `loop.fit` and the log: loss, IoU and Dice, pooled; see `metrics.summarise`."""
+    scores = metrics.summarise(result.counts, background=background)
     return {"val_loss": result.loss, "val_iou": scores["iou_pooled"], "val_dice": scores["dice_pooled"]}
 
 
@@ -74,11 +75,17 @@ def _paste(whole: np.ndarray, tile: np.ndarray, owned: np.ndarray, origin: np.nd
     whole[there] = tile[here]
 
 
-def count_foreground(predictor: Predictor, samples: Sequence[Mapping[str, Any]]) -> Int64[np.ndarray, "n 2 2"]:
+def count_foreground(predictor: Predictor, samples: Iterable[Mapping[str, Any]]) -> Int64[np.ndarray, "n 2 2"]:
     """Confusion counts of background and object at one half, of every sample, its image normalised."""
-    return np.stack(
-        [
-            metrics.count_pixels((s["label"] > 0) * 1, (p.foreground >= 0.5) * 1, num_classes=2, mask=s["mask"])
-            for s, p in zip(samples, predictor.run(s["image"] for s in samples), strict=True)
-        ]
-    )
+    truths: deque[tuple[np.ndarray, np.ndarray]] = deque()  # of the few images under way
+
+    def images() -> Iterator[np.ndarray]:
+        for sample in samples:
+            truths.append(((sample["label"] > 0) * 1, sample["mask"]))
+            yield sample["image"]
+
+    counts = []
+    for prediction in predictor.run(images()):
+        truth, mask = truths.popleft()
+        counts.append(metrics.count_pixels(truth, (prediction.foreground >= 0.5) * 1, num_classes=2, mask=mask))
+    return np.stack(counts)

@@ -187,7 +187,10 @@ def _pixels(results: dict[str, Any]) -> list[str]:
         [name, f"{row['pixels']:,}", *(score(row[k]) for k in names)] for name, row in pixels["by_class"].items()
     ]
     classes = page.table(["", "pixels", *shown], of_each, caption="Class by class, pooled.")
-    what = "Foreground against background" if len(of_each) == 2 else "Means over the classes that are there"
+    alone = len(of_each) == 2 and results["about"]["background"] == 0
+    what = "Foreground against background" if alone else "Means over the classes that are there"
+    if not alone and "iou_foreground" in pixels:
+        what += f"; IoU of all but the background as one {score(pixels['iou_foreground'])}"
     caption = f"{what}. Pooled: pixels of all images together; mean: over images."
     return ["<h2>Pixels</h2>", page.table(head, rows, bold=[ALL], caption=caption), classes]
 

@@ -137,8 +137,9 @@ def of_present(
 ) -> Float64[np.ndarray, " n"]:
     """One score an image: the mean over the classes that its truth holds; see `EMPTY_RULE`.
 
-    A pixel that is falsely of another class costs the class it was taken from; as a score of 0 for that other class it
-    would weigh, among many classes, as much as all that is right.
+    A pixel that is falsely of a class that is not there costs the class it was taken from; as a score of 0 for that
+    other class it would weigh, among many classes, as much as all that is right. Where it was taken from the background
+    it costs nothing here: `class_scores` tells what of the foreground, whatever its class, is right.
 
     Args:
         values: (N, K) scores of each class, as `iou` gives them.
@@ -155,8 +156,12 @@ def of_present(
 def per_image(
     confusion: Int[np.ndarray, "n k k"], *, background: int | None = 0
 ) -> dict[str, Float64[np.ndarray, " n"]]:
-    """Each of `SCORES` of each image, the mean over the classes that its truth holds: see `of_present`."""
-    return {name: of_present(score(confusion), confusion, background=background) for name, score in SCORES.items()}
+    """Each of `SCORES` of each image, the mean over the classes that its truth holds; NaN without a valid pixel."""
+    counted = _counted(confusion)
+    return {
+        name: np.where(counted, of_present(score(confusion), confusion, background=background), np.nan)
+        for name, score in SCORES.items()
+    }
 
 
 def by_group(

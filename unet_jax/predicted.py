@@ -9,7 +9,6 @@ import numpy as np
 
 from unet_jax.data.images import read_label
 from unet_jax.data.labels import to_label, values_of
-from unet_jax.data.legend import legend_in
 from unet_jax.data.rooms import LABEL_SUFFIXES
 from unet_jax.inputs import find_inputs
 from unet_jax.outputs import LABELS
@@ -24,16 +23,16 @@ class FromModel:
     """Label images of samples by a model: classes where the truth has as many as the model, else objects.
 
     `kind` says what the numbers mean, "instances" or "classes"; `facts` how they are made; `background` is the class
-    that is none, 0, or None for a model in whose training every class was one like any other.
+    that is none, 0, or None where every class is one like any other.
     """
 
-    def __init__(self, predictor: Predictor, *, num_classes: int, threshold: float | None = None):
+    def __init__(
+        self, predictor: Predictor, *, num_classes: int, threshold: float | None = None, background: int | None = 0
+    ):
         """Nothing is predicted yet; a `threshold` takes the place of the card's."""
-        self.predictor, self.num_classes = predictor, num_classes
+        self.predictor, self.num_classes, self.background = predictor, num_classes, background
         self.threshold = predictor.threshold if threshold is None else threshold
         self.kind = "classes" if num_classes > 2 else "instances"
-        legend = legend_in(predictor.card)
-        self.background = 0 if legend is None else legend.background
         self.facts = {
             "model": predictor.fingerprint, "head": predictor.card.get("head", "classes"),
             "separation": {**predictor.separation, "threshold": self.threshold}, "tta": predictor.tta,

@@ -18,11 +18,11 @@ from unet_jax.scoring import Scores, Truth, concatenate, summarise
 SHOWN = ("AP at IoU 0.5", "pixel IoU")
 
 
-def spoiled(source: Source, kind: str, severity: int, *, seed: int) -> Iterator[Sample]:
+def spoiled(source: Source, predictor: Predictor, kind: str, severity: int, *, seed: int) -> Iterator[Sample]:
     """The samples of a source, their images stretched as the model sees them, then degraded."""
     for i in range(len(source)):
         sample = source[i]
-        image = to_uint8(sample["image"])
+        image = to_uint8(predictor.match_channels(sample["image"]))  # noise would make grey colourful
         yield {**sample, "image": degrade(image, kind, severity, name=sample["id"], seed=seed)}
 
 
@@ -54,7 +54,7 @@ def measure_robustness(
         scores[kind] = [summarise(clean, background=model.background)]
         for severity in range(1, 6):
             rows = []
-            labels = model(spoiled(source, kind, severity, seed=seed))
+            labels = model(spoiled(source, model.predictor, kind, severity, seed=seed))
             for truth, label in zip(truths, labels, strict=True):
                 rows.append(truth.score(label, model.kind))
                 tick()
@@ -66,7 +66,8 @@ def spoiled_iou(source: Source, predictor: Predictor, *, severity: int = 3, seed
     """Pooled IoU of the foreground, a pixel at one half and more, with all images of a source spoiled: by way."""
     found = {}
     for kind in SEVERITIES:
-        samples = [s | {"image": predictor.prepare(s["image"])} for s in spoiled(source, kind, severity, seed=seed)]
+        seen = spoiled(source, predictor, kind, severity, seed=seed)
+        samples = (sample | {"image": predictor.prepare(sample["image"])} for sample in seen)
         found[kind] = float(metrics.summarise(count_foreground(predictor, samples))["iou_pooled"])
     return found
 

@@ -61,7 +61,9 @@ def write_results(
         writer.writerow(["id", *texts, *scores])
         for i, name in enumerate(source.ids):
             words = [column[i] for column in texts.values()]
-            writer.writerow([name, *words, *(f"{score[i]:.4f}" for score in scores.values())])
+            writer.writerow(
+                [name, *words, *(f"{score[i]:.4f}" if np.isfinite(score[i]) else "" for score in scores.values())]
+            )
     return results
 
 

@@ -16,7 +16,8 @@ from unet_jax import class_scores, hard_cases, matching, metrics, object_scores
 RULES = {
     "pooled": "the counts of all images added, then one ratio",
     "mean": "one ratio an image, then the mean over the images",
-    "pixels": "foreground is what belongs to an object; several classes weigh alike, the background left out",
+    "pixels": "foreground is what belongs to an object; several classes weigh alike, the background, where there is "
+    "one, left out; iou_foreground: of all classes but the background as one",
     "empty_pixels": metrics.EMPTY_RULE,
     "match": "objects are matched one to one at IoU >= the threshold: most matches, then most IoU (Hungarian method)",
     "empty_objects": object_scores.EMPTY_RULE,

@@ -36,8 +36,8 @@ class Evaluate:
     label_kind: Literal["instances", "binary", "classes"] | None = None
     """What the numbers in the labels mean, where the labels of all images do not tell; not needed with a model of
     classes, which knows what its masks held."""
-    ignore: int | None = None
-    """Value of label pixels that do not count."""
+    ignore: str | None = None
+    """Value of label pixels that do not count, a number or a colour (R,G,B or #RRGGBB)."""
     seed: int = 0
     """Decides the noise and the direction of the light of --robustness."""
     overwrite: bool = False
@@ -48,20 +48,23 @@ def evaluate(config: Evaluate) -> int:
     """Run `unet-jax evaluate`."""
     from tqdm import tqdm
 
-    from unet_jax.data.legend import legend_in
+    from unet_jax.data.legend import how_to_read, legend_in
     from unet_jax.data.named import open_named
+    from unet_jax.data.palette import parse_ignore
     from unet_jax.evaluating import Options, evaluate_source, model_or_folder, part_of
     from unet_jax.prediction import Predictor
 
     check(config)
     predictor = Predictor.load(config.model, tta=config.tta, zoom=config.zoom) if config.model else None
-    legend = legend_in(predictor.card) if predictor and config.label_kind is None else None
-    legend = None if legend is not None and legend.foreground_alone else legend
-    source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, legend=legend)
+    label_kind, ignore, legend = config.label_kind, parse_ignore(config.ignore), None
+    if predictor is not None and label_kind is None and (known := legend_in(predictor.card)) is not None:
+        label_kind, ignore, legend = how_to_read(known, ignore)
+    source = open_named(config.data, label_kind=label_kind, ignore=ignore, legend=legend)
     part = part_of(source, config.split)
     predicted = model_or_folder(
-        source, part, predictor=predictor, predictions=config.predictions, threshold=config.threshold
-    )
+        source, part, predictor=predictor, predictions=config.predictions, threshold=config.threshold,
+        background=0 if legend is None else legend.background,
+    )  # fmt: skip
     options = Options(config.data, config.split, config.robustness, config.seed, config.model, command(config))
     with tqdm(total=len(part) * (26 if config.robustness else 1), unit="image", disable=None) as bar:
         results = evaluate_source(part, predicted, config.output, options, tick=bar.update)

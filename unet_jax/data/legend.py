@@ -36,12 +36,6 @@ class Legend:
     notes: tuple[str, ...] = ()
     background: int | None = 0
 
-    @property
-    def foreground_alone(self) -> bool:
-        """Whether the masks tell no more than 0 and the rest, which `FolderSource` knows without a legend."""
-        plain = not self.ignored and not self.colours and self.threshold is None
-        return plain and len(self.names) == 2 and self.background == 0 and self.values[0] == (0,)
-
     def read(self, path: Path) -> UInt16[np.ndarray, "h w"]:
         """The mask in a file as class indices, `IGNORED` where it does not count; ValueError for other values."""
         raw = read_values(path, colours=self.colours)
@@ -97,18 +91,30 @@ def legend_in(card: Mapping[str, Any]) -> Legend | None:
         return None
     try:
         fields = {field.name: known[field.name] for field in dataclasses.fields(Legend) if field.name in known}
-        fields["values"] = tuple(tuple(map(int, values)) for values in known["values"])
-        fields["ignored"] = tuple(map(int, known["ignored"]))
-        legend = Legend(**fields | {"names": tuple(map(str, known["names"])), "notes": ()})
-        limits = legend.threshold is None or (isinstance(legend.threshold, int) and len(legend.values) == 2)
-        as_written = [*legend.names] == [*card["classes"]] and len(legend.names) == len(legend.values) <= MAX_CLASSES
-        if not (limits and as_written and legend.background in (0, None)):
-            raise ValueError("names, values and threshold do not fit")
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"the card's label_map is none that a training writes ({error}): ask for the model again"
-        ) from error
+        fields |= {"names": tuple(known["names"]), "ignored": tuple(known["ignored"]), "notes": ()}
+        legend = Legend(**fields | {"values": tuple(map(tuple, known["values"]))})
+        right = [*legend.names] == [*card["classes"]] and _can_be(legend)
+    except (TypeError, KeyError):
+        right = False
+    if not right:
+        raise ValueError("the card's label_map is none that a training writes: ask for the model again")
     return legend
+
+
+def _can_be(legend: Legend) -> bool:
+    """Whether numbers, flags and classes of a legend go together."""
+    values = [value for of_class in legend.values for value in of_class]
+    numbers = [*values, *legend.ignored, *([] if legend.threshold is None else [legend.threshold])]
+    filled = legend.objects or all(legend.values)
+    return (
+        all(type(n) is int and -(2**31) <= n < 2**31 for n in numbers)
+        and type(legend.colours) is type(legend.objects) is bool
+        and (legend.background is None or (type(legend.background) is int and legend.background == 0))
+        and 2 <= len(legend.names) == len(legend.values) <= MAX_CLASSES
+        and len(set(values)) == len(values)
+        and filled
+        and (not (legend.objects or legend.threshold is not None) or len(legend.names) == 2)
+    )
 
 
 def open_by(legend: Legend, folder: str | Path, *, ignore: int | None = None) -> FolderSource:
@@ -118,9 +124,30 @@ def open_by(legend: Legend, folder: str | Path, *, ignore: int | None = None) ->
     """
     if ignore is not None:
         legend = dataclasses.replace(legend, ignored=(*legend.ignored, ignore))
-    return FolderSource(
+    source = FolderSource(
         folder, label_kind="classes", classes=len(legend.names), ignore=IGNORED, read=legend.read
     ).preload()
+    if legend.threshold is not None and not any(source[i]["label"].any() for i in range(len(source))):
+        raise ValueError(
+            f"{folder}: no mask reaches {legend.threshold}, from which on the training took a pixel for "
+            f"{legend.names[1]}: if these masks hold other numbers, --label-kind binary"
+        )
+    return source
+
+
+def how_to_read(legend: Legend, ignore: int | None) -> tuple[str | None, int | None, Legend | None]:
+    """Label kind, ignored value and legend with which `open_named` reads labels for a model that has this legend.
+
+    Where the training learnt numbered objects as one class, the objects stay apart; where it knew 0 and one other
+    number, any other number will do.
+    """
+    skipped = {*legend.ignored, *(() if ignore is None else (ignore,))}
+    plain = not legend.colours and legend.threshold is None and legend.background == 0
+    if len(skipped) < 2 and legend.objects:
+        return None, next(iter(skipped), None), None
+    if len(skipped) < 2 and plain and len(legend.names) == 2 and legend.values[0] == (0,):
+        return "binary", next(iter(skipped), None), None
+    return None, ignore, legend
 
 
 def name_of(value: int, colours: bool) -> str:

@@ -18,7 +18,7 @@ def open_named(
     legend: Legend | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Source:
-    """Source of "synthetic", "dsb2018", a stage1_train (zip or folder), or a folder of images and masks, all read.
+    """Source of "synthetic", "textures", "dsb2018", a stage1_train (zip or folder), or a folder, all read.
 
     `label_kind` and `ignore` are those of `FolderSource`; a `legend` reads the masks of a folder in their place. `say`
     is told what the user should know before a training, the findings of the data doctor's quick part among it; without
@@ -48,6 +48,10 @@ def _open(
                 "BBBC038), or --data FOLDER with your images/ and labels/"
             )
         return SyntheticCells()
+    if data == "textures":
+        from unet_jax.data.textures import TexturedPatches
+
+        return TexturedPatches()
     if data == "dsb2018" or is_stage1_train(Path(data)):
         from unet_jax.datasets.dsb2018 import build_dsb2018
 

@@ -140,7 +140,7 @@ def places(folder: Path, pairs: Sequence[Pair]) -> list[Path]:
 
 
 def index_file(folder: Path, pairs: Sequence[Pair]) -> Path:
-    """The index.csv of pairs found in a folder, the nearest to them; where there is none, it does not exist."""
+    """The index.csv of pairs found in a folder, the nearest to them; where there is none, a path without a file."""
     tables = [place / "index.csv" for place in places(folder, pairs)]
     return next((path for path in tables if path.is_file()), tables[-1])
 

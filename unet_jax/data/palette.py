@@ -63,3 +63,13 @@ def parse_value(text: str) -> int | None:
     if len(parts) != text.count(",") + 1 or len(parts) not in (1, 3) or (len(parts) == 3 and max(parts) > 255):
         return None
     return parts[0] if len(parts) == 1 else 65_536 * parts[0] + 256 * parts[1] + parts[2]
+
+
+def parse_ignore(text: str | None) -> int | None:
+    """What `--ignore` says, as `parse_value` does; ValueError, with the mend, for what is neither number nor colour."""
+    if text is None:
+        return None
+    value = parse_value(text)
+    if value is None:
+        raise ValueError(f"--ignore {text}: give a number, or a colour such as 0,0,0 or #000000")
+    return value

@@ -186,7 +186,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _copy_index(report: Report, out: Path, ids: list[str]) -> list[tuple[str, str]]:
     index = index_file(report.folder, report.pairs)
-    if not index.exists() or not ids:
+    if not index.is_file() or not ids:
         return []
     try:
         read_index(index, ids)
