@@ -41,6 +41,7 @@ def test_everything_a_run_leaves(run):
     row = json.loads((run / "metrics.jsonl").read_text())
     assert row["step"] == 2
     assert {"val_whole tumour", "val_tumour core", "val_enhancing tumour"} <= set(row)
+    assert 1 - row["val_dice"] < row["val_loss"] < 1 - row["val_dice"] + 2, "cross-entropy, and the Dice of whole cases"
     assert row["val_dice"] == pytest.approx(np.mean([row[f"val_{n}"] for n in experiment_regions(run)]))
     results = json.loads((run / "results.json").read_text())
     assert (results["test"]["cases"], results["train"]["cases"]) == (1, 1)
