@@ -67,7 +67,7 @@ def results(folder):
 
 
 @pytest.mark.parametrize("background", [0, None])
-def test_masks_in_colours_are_scored_by_the_legend_of_the_model(wood_everywhere, tmp_path, background):
+def test_masks_in_colours_are_scored_by_the_legend_of_the_model(wood_everywhere, tmp_path, capsys, background):
     legend = dataclasses.replace(LAND, background=background)
     known = card(UNet((4, 8), classes=3)) | told(legend)
     workdir = save_run(tmp_path / "run", wood_everywhere, known)
@@ -81,6 +81,7 @@ def test_masks_in_colours_are_scored_by_the_legend_of_the_model(wood_everywhere,
         )
         picture(tmp_path / "land" / "masks" / f"{name}.png", colours)
     assert evaluate(Evaluate(str(tmp_path / "land"), tmp_path / "out", model=workdir)) == 0
+    assert "not in the truth of these images, and so without a score: field" in capsys.readouterr().out
     pixels = results(tmp_path / "out")["pixels"]
     assert {name: row["iou"] for name, row in pixels["by_class"].items()} == {
         "water": 0, "wood": pytest.approx(24 / 28), "field": None}  # fmt: skip

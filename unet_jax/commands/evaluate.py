@@ -95,6 +95,8 @@ def command(config: Evaluate) -> str:
 
 def say(results: dict, output: Path) -> None:
     """Print what one looks for first."""
+    from unet_jax import class_scores
+
     objects, pixels, cases = results["objects"], results["pixels"], results["cases"]
     rates = {name: row["rate"] for name, row in cases.items() if name != "by_kind"}
 
@@ -109,6 +111,8 @@ def say(results: dict, output: Path) -> None:
             f"{name}: {part['images']} images, {part['objects']:,} objects, {part['predicted']:,} predicted; AP "
             f"{ap['0.50']:.3f} at IoU 0.5, {ap['0.75']:.3f} at 0.75 (pooled); PQ {part['pq_pooled']:.3f}"
         )
+    if len(pixels["by_class"]) > 2:
+        print(*class_scores.table(pixels["by_class"]), *class_scores.warnings_of(pixels["by_class"]), sep="\n")
     print(f"pixels: IoU {pixels['iou_pooled']:.3f} pooled, {pixels['iou_mean']:.3f} mean over images")
     print(
         f"touching pairs: {share('pairs_apart')} came out as two, of {share('touching_pairs')} both are found; "

@@ -25,6 +25,7 @@ class TexturedPatches:
         self.ids = tuple(f"patches-{seed}-{i:05d}" for i in range(count))
         self.columns: dict[str, tuple[str, ...]] = {}
         self.names = ("background", *(f"{_HUES[k % 8]} {_PATTERNS[k // 8]}" for k in range(kinds)))
+        self.classes = len(self.names)
 
     def __len__(self) -> int:
         """Number of images."""
