@@ -155,7 +155,7 @@ def draw_learning_curves(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.0 * (len(runs) + 1), 3.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(3.2 * (len(runs) + 1), 4.4), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(runs) + 1)
     colours = {"with": BLUE, "without": VERMILLION}
     top = max(row["val_loss"] for pair in runs.values() for rows in pair.values() for row in rows)
@@ -167,14 +167,14 @@ def draw_learning_curves(
                 label = f"{words}, {name} augmentation"
                 axes.plot(epoch, [row[key] for row in rows], color=colours[name], linestyle=style, label=label)
         axes.set_ylim(0, top * 1.05)
-    panels[0].legend(fontsize=7, frameon=False, labelcolor=INK)
     dress(panels[-1], title="Test IoU", x="training images", y="pooled IoU")
     for name in colours:
         for words, key, style in (("chosen by validation", "chosen", "-o"), ("last", "last", ":s")):
             values = [test[count][name][key] for count in test]
             panels[-1].plot(range(len(test)), values, style, color=colours[name], label=f"{words}, {name} augmentation")
     panels[-1].set_xticks(range(len(test)), [str(count) for count in test])
-    panels[-1].legend(fontsize=7, frameon=False, labelcolor=INK)
+    for axes in (panels[0], panels[-1]):  # below, as any corner may hold a line
+        axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     save_figure(figure, path)
 
 
