@@ -25,7 +25,7 @@ import jax
 from experiments import train_cells
 from experiments.cells_config import deeper
 from unet_jax import comparison, report
-from unet_jax.comparison_scores import kept, score
+from unet_jax.comparison_scores import score
 from unet_jax.data.named import open_named
 from unet_jax.data.source import Source, digest_of, split_any
 from unet_jax.degrade import SEVERITIES
@@ -150,13 +150,14 @@ def check_rows(config: Config, names: Sequence[str], train: Source) -> None:
         )
 
 
-def trained(config: Config) -> list[dict[str, Any]]:
+def trained(config: Config, test: Source) -> list[dict[str, Any]]:
     """The finished rows in the folder, of this command or an earlier one, in the order of `ROWS`."""
     found = []
     for name in ROWS:
         paths = (config.workdir / "runs").glob(f"{name}-seed*/row.json")
-        paths = sorted(paths, key=lambda path: int(path.parent.name.removeprefix(f"{name}-seed")))
-        found += [kept(path.parent) | {"recipe": RECIPE.get(name)} for path in paths]
+        folders = {int(path.parent.name.removeprefix(f"{name}-seed")): path.parent for path in paths}
+        rows = (score(folders[seed], test, ROWS[name][0], seed) for seed in sorted(folders))
+        found += [row | {"recipe": RECIPE.get(name)} for row in rows]
     return found
 
 
@@ -167,7 +168,7 @@ def write(config: Config, test: Source) -> None:
         "Loss and test IoU by number of training images": config.workdir / "learning_curve.png",
     }
     there = {words: path for words, path in pictures.items() if path.exists()}
-    rows, title = trained(config), f"Models on {Path(config.data).name}"
+    rows, title = trained(config, test), f"Models on {Path(config.data).name}"
     comparison.write_tables(rows, config.workdir, title=title, notes=notes(config, rows, len(test)), pictures=there)
 
 

@@ -1,7 +1,6 @@
 """One row of a comparison: everything that is measured of a finished run."""
 
 import json
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from unet_jax.robustness import spoiled_iou
 
 
 def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
-    """The row of a finished run, kept in its folder as row.json.
+    """The row of a finished run, kept in its folder as row.json; one of an older version is made anew.
 
     Pixels are scored as the network decides them (results.json), objects as they come out separated: the threshold
     of the separation, tuned for objects, would move the IoU of one row by a hundredth and of the next by nothing.
     iou_last is that of the weights with which the training ended, whatever the validation chose.
     """
-    if (folder / "row.json").exists() and (row := kept(folder)).keys() >= {"iou_spoiled", "iou_last"}:
+    if (folder / "row.json").exists() and (row := _read(folder / "row.json")).keys() >= {"iou_spoiled", "iou_last"}:
         return row
     predictor = Predictor.load(folder)
     samples = [test[i] for i in range(len(test))]
@@ -45,7 +44,7 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
         "gflop": count_flop(predictor.model, shape) / 1e9, "epochs": len(log), "steps": log[-1]["step"],
         "images_per_second": comparison.rate([line["images_per_second"] for line in log[1:] or log]),
         "val_ap": max(((trial["ap50"] + trial["ap75"]) / 2 for trial in trials), default=None),
-        **_pixels(results),
+        **{name: results["test"][name] for name in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean")},
         "iou_spoiled": sum(spoiled.values()) / len(spoiled),
         "spoiled": spoiled,
         "iou_last": metrics.summarise(count_foreground(Predictor.load(folder, which="latest"), seen))["iou_pooled"],
@@ -59,17 +58,8 @@ def score(folder: Path, test: Source, title: str, seed: int) -> dict[str, Any]:
     return row
 
 
-def kept(folder: Path) -> dict[str, Any]:
-    """The row that `score` kept in a folder."""
-    return _read(folder / "row.json") | _pixels(_read(folder / "results.json"))  # older rows had separated pixels
-
-
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _pixels(results: Mapping[str, Any]) -> dict[str, float]:
-    return {name: results["test"][name] for name in ("iou_pooled", "iou_mean", "dice_pooled", "dice_mean")}
 
 
 def accuracy(predictor: Predictor, test: Source) -> float:

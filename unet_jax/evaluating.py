@@ -1,6 +1,5 @@
 """A source of labelled images and predictions of them in; results.json, per_image.csv and report.html out."""
 
-import csv
 import datetime
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 from unet_jax import evaluation_page, parallel
 from unet_jax.checkpoint import provenance
 from unet_jax.data.source import Source, Subset, digest_of, is_few, split_few, split_of
-from unet_jax.logs import plain, replacing, write_json
+from unet_jax.logs import plain, write_json, write_per_image
 from unet_jax.predicted import FromFolder, FromModel
 from unet_jax.prediction import Predictor
 from unet_jax.robustness import measure_robustness
@@ -129,7 +128,8 @@ def evaluate_source(
     results["rules"] = RULES
     table = per_image(scores, background=predicted.background)
     separability = np.array([truth.cases.separability for truth in truths])
-    write_table(output / "per_image.csv", source, {**table, "separability": separability})
+    columns = {**table, "separability": separability}
+    write_per_image(output / "per_image.csv", source.ids, texts=source.columns, scores=columns)
     write_json(output / "results.json", results)  # before the pictures, so that nothing is lost with one of them
     show(output, source, truths, predicted, plain(results), table, options)
     return plain(results)
@@ -191,20 +191,3 @@ def about(source: Source, predicted: FromModel | FromFolder, options: Options) -
         **provenance(), "command": options.command,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "notes": notes,
     }  # fmt: skip
-
-
-def write_table(path: Path, source: Source, columns: dict[str, np.ndarray]) -> None:
-    """Write a row an image: id, the columns of the source's index.csv, and the scores."""
-    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *source.columns, *columns])
-        for i, name in enumerate(source.ids):
-            values = (column[i] for column in columns.values())
-            numbers = [_cell(value) for value in values]
-            writer.writerow([name, *(column[i] for column in source.columns.values()), *numbers])
-
-
-def _cell(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.4f}" if np.isfinite(value) else ""  # nothing to score

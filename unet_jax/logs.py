@@ -1,5 +1,6 @@
 """The run's records: one JSON row an epoch, TensorBoard events beside it, JSON files written whole or not at all."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Shaped
 
 
 @contextmanager
@@ -72,6 +74,28 @@ def plain(value: object) -> object:
     if hasattr(value, "__array__") or isinstance(value, np.generic):
         return plain(np.asarray(value).tolist())
     raise TypeError(f"{type(value).__name__} has no form in JSON: convert it to numbers, strings, lists or dicts")
+
+
+def write_per_image(
+    path: str | Path,
+    ids: Sequence[str],
+    *,
+    texts: Mapping[str, Sequence[str]],
+    scores: Mapping[str, Shaped[np.ndarray, " n"]],
+) -> None:
+    """Write a CSV with a row an image: id, texts, and scores with four decimals, empty where there is none."""
+    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *texts, *scores])
+        for i, name in enumerate(ids):
+            words = (column[i] for column in texts.values())
+            writer.writerow([name, *words, *(_decimals(values[i]) for values in scores.values())])
+
+
+def _decimals(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if math.isfinite(value) else ""
 
 
 def write_json(path: str | Path, obj: object) -> None:

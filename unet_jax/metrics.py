@@ -125,9 +125,9 @@ def summarise(confusion: Int[np.ndarray, "n k k"], *, background: int | None = 0
         raise ValueError("no image with a valid pixel to score: check the split and the ignore label")
     means = {"pooled": counted.sum(axis=0, keepdims=True), "mean": counted}
     scores = {
-        f"{name}_{how}": float(of_present(score(counts), counts, background=background).mean())
+        f"{name}_{how}": float(values.mean())
         for how, counts in means.items()
-        for name, score in SCORES.items()
+        for name, values in per_image(counts, background=background).items()
     }
     return {"images": len(counted), **scores}
 

@@ -1,6 +1,5 @@
 """What a scored run leaves behind: results.json, per_image.csv, and the two pictures of its report."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +10,7 @@ import numpy as np
 from unet_jax import memory, metrics, parallel, report
 from unet_jax.data.source import Source
 from unet_jax.evaluation import Evaluation
-from unet_jax.logs import read_rows, replacing, write_json
+from unet_jax.logs import read_rows, write_json, write_per_image
 from unet_jax.loop import Position
 
 RULES = {
@@ -55,15 +54,7 @@ def write_results(
     }
     write_json(workdir / "results.json", results)
     scores = metrics.per_image(result.counts, background=background)
-    with replacing(workdir / "per_image.csv") as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        texts = {**source.columns, **columns}
-        writer.writerow(["id", *texts, *scores])
-        for i, name in enumerate(source.ids):
-            words = [column[i] for column in texts.values()]
-            writer.writerow(
-                [name, *words, *(f"{score[i]:.4f}" if np.isfinite(score[i]) else "" for score in scores.values())]
-            )
+    write_per_image(workdir / "per_image.csv", source.ids, texts={**source.columns, **columns}, scores=scores)
     return results
 
 
