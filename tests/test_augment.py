@@ -117,12 +117,18 @@ def middle(step, **options):
     return image, np.asarray(jax.jit(partial(step, probability=1.0, **options))(KEY, image, label, mask)[0]), mask
 
 
-def test_brightness_adds_one_number_a_sample():
+def test_brightness_goes_a_share_of_the_way_to_white_or_black_and_clips_nothing():
     before, after, _ = middle(augment.brightness, amount=0.2)
-    shift = (after - before).reshape(16, -1)
-    np.testing.assert_allclose(shift, np.repeat(shift[:, :1], shift.shape[1], 1), atol=1e-6)
-    assert -0.2 <= shift.min() < -0.05
-    assert 0.05 < shift.max() <= 0.2
+    way = np.where(after > before, 1 - before, before)
+    share = ((after - before) / way).reshape(16, -1)
+    np.testing.assert_allclose(share, np.repeat(share[:, :1], share.shape[1], 1), atol=1e-5)
+    assert -0.2 <= share.min() < -0.05
+    assert 0.05 < share.max() <= 0.2 + 1e-6
+    faint = np.tile(np.float32([0, 0.02, 0.98, 1]), (16, 1)).reshape(16, 2, 2, 1)
+    given = [jnp.asarray(x) for x in (faint, np.zeros((16, 2, 2), np.int32), np.ones((16, 2, 2), bool))]
+    moved, _, _ = augment.brightness(KEY, *given, probability=1.0)
+    apart = np.diff(np.asarray(moved).reshape(16, 4), axis=1)
+    assert apart.min() > 0.015  # what is faint against black, or white, stays so
 
 
 def test_contrast_keeps_the_mean_of_the_valid_pixels():
