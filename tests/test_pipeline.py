@@ -8,6 +8,7 @@ import pytest
 
 from tests.coded import Coded
 from unet_jax.data import Normalised, Percentiles, Subset, eval_tiles, steps_per_epoch, to_uint8, train_batches, visits
+from unet_jax.data.tiles import UNSEEN
 
 
 def take(n, source, **options):
@@ -148,20 +149,23 @@ def test_rows_are_those_of_the_whole_batch_and_others_are_not_read():
             np.testing.assert_array_equal(joined, whole[step][name])
 
 
-def test_small_images_are_mirrored_and_masked():
-    for batch in take(5, Coded([(3, 20), (1, 1)]), patch=(8, 8)):
-        for label, mask, id in zip(batch["label"], batch["mask"], batch["id"], strict=True):
-            row, column = np.divmod(label - 1, 1000)
+def test_small_images_are_mirrored_where_label_and_mask_see_nothing():
+    for batch in take(5, Coded([(20, 3), (1, 1)]), patch=(8, 8)):
+        for image, label, mask, id in zip(*(batch[name] for name in ("image", "label", "mask", "id")), strict=True):
             if id == "i1":
-                assert (label == 1).all()
+                assert np.unique(label).tolist() == [UNSEEN, 1]
+                np.testing.assert_array_equal(label == 1, mask)
                 assert mask.sum() == 1  # the pixel itself, once
                 continue
-            assert set(row[:, 0]) == {0, 1, 2}
-            assert (np.abs(np.diff(row[:, 0])) == 1).all()  # 2 1 0 1 2 1 0 ...: neighbours stay neighbours
-            inside = np.flatnonzero(mask.any(1))
-            assert list(row[inside, 0]) == [0, 1, 2]
-            np.testing.assert_array_equal(mask[inside], (label % 7 != 0)[inside])
-            assert (np.diff(column[0]) == 1).all()
+            column = np.searchsorted(np.unique(image[..., 0]), image[..., 0])
+            assert set(column[0]) == {0, 1, 2}
+            assert (np.abs(np.diff(column)) == 1).all()  # 2 1 0 1 2 1 0 ...: neighbours stay neighbours
+            seen = np.flatnonzero((label != UNSEEN).any(0))
+            assert (np.diff(label[:, seen], axis=1) == 1).all()
+            assert (np.diff(label[:, seen], axis=0) == 1000).all()
+            np.testing.assert_array_equal(column[:, seen], [[0, 1, 2]] * 8)
+            assert (np.delete(label, seen, 1) == UNSEEN).all()
+            np.testing.assert_array_equal(mask, (label != UNSEEN) & (label % 7 != 0))
 
 
 def test_images_smaller_and_larger_than_the_patch_share_a_batch():

@@ -70,8 +70,9 @@ def warp(
 ) -> Batch:
     """Free rotation, scale and elastic deformation about the centre, through one coordinate field a sample.
 
-    The field serves the image (linear interpolation) and label and mask (nearest), so they stay aligned and no new
-    label arises. Beyond the edge all three are mirrored, so there are no empty corners.
+    The field serves the image (linear interpolation) and label and mask (nearest), so they stay aligned. Beyond the
+    edge the image is mirrored, so there are no empty corners, but nothing counts there: the mask is False and the label
+    `tiles.UNSEEN`, for an object and its mirror image under one number would have its centre between the two.
 
     Options:
         rotation: largest angle in degrees, drawn from ± rotation; of a volume, three of them turn it about the first

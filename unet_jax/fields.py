@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from unet_jax.data.tiles import UNSEEN
+
 
 def pixels(shape):
     """The coordinates of every pixel, (rank, *S)."""
@@ -53,9 +55,12 @@ def elastic(key, shape, sigma, grid):
 
 
 def resample(image, label, mask, field):
-    """One sample at `field` (rank, *S), in pixels: image linear, label and mask nearest, mirrored beyond the edge."""
+    """One sample at `field` (rank, *S), in pixels: image linear and mirrored beyond the edge, label and mask nearest.
+
+    Beyond the edge the label is `UNSEEN` and the mask False: an object and its mirror image are not one object.
+    """
     shape = label.shape
-    position, nearest, fractions = 0, 0, []
+    position, nearest, seen, fractions = 0, 0, True, []
     for coordinate, n in zip(field, shape, strict=True):
         period = max(2 * (n - 1), 1)
         rest = coordinate - period * jnp.floor(coordinate / period)
@@ -63,6 +68,7 @@ def resample(image, label, mask, field):
         low = jnp.clip(jnp.floor(inside), 0, max(n - 2, 0))
         position = position * n + low.astype(jnp.int32)
         nearest = nearest * n + jnp.floor(inside + 0.5).astype(jnp.int32)
+        seen &= (coordinate >= -0.5) & (coordinate <= n - 0.5)
         fractions.append((inside - low)[..., None])
     strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
     flat, warped = image.reshape(-1, image.shape[-1]), 0
@@ -70,5 +76,5 @@ def resample(image, label, mask, field):
         offset = sum(c * s for c, s, n in zip(corner, strides, shape, strict=True) if n > 1)
         weight = prod(upper if c else 1 - upper for c, upper in zip(corner, fractions, strict=True))
         warped = warped + weight * flat.at[position + offset].get(mode="promise_in_bounds")
-    both = (label * 2 + mask).reshape(-1).at[nearest].get(mode="promise_in_bounds")  # one gather for the two
-    return warped, both >> 1, both % 2 == 1
+    moved, kept = (x.reshape(-1).at[nearest].get(mode="promise_in_bounds") for x in (label, mask))
+    return warped, jnp.where(seen, moved, UNSEEN), kept & seen

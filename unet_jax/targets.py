@@ -1,7 +1,8 @@
 """What a head learns from a label: `label (B, *S) -> target (B, *S)`, pure and cheap enough for the step.
 
 Labels are instance ids, 0 is background; two or three spatial axes. What is measured from pixel to pixel ends at a
-radius in pixels, and beyond the edge of the image nothing is seen: an object cut by the edge has no border there.
+radius in pixels, and beyond the edge of the image, or where the label is negative (`tiles.UNSEEN`), nothing is seen: an
+object cut by the edge has no border there.
 """
 
 from collections.abc import Callable
@@ -95,7 +96,7 @@ def centre_offset(label: Label) -> Float32[Array, "b *s r"]:
 
     def one(ids: Array) -> Array:
         place = jnp.stack([jax.lax.broadcasted_iota(jnp.float32, ids.shape, axis) for axis in range(rank)], axis=-1)
-        flat = ids.reshape(-1) % _IDS
+        flat = jnp.maximum(ids, 0).reshape(-1) % _IDS
         ones = jnp.concatenate([place.reshape(-1, rank), jnp.ones((flat.size, 1))], axis=-1)
         sums = jnp.zeros((_IDS, rank + 1)).at[flat].add(ones, mode="promise_in_bounds")
         centres = sums[:, :-1] / jnp.maximum(sums[:, -1:], 1)

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from unet_jax.data.normalisation import Normalised
 from unet_jax.data.source import Source, Subset
-from unet_jax.data.tiles import Tile, cut, inside, owned, tiles
+from unet_jax.data.tiles import Tile, cut, cut_label, inside, owned, tiles
 
 
 def visits(source: Source, *, patch: tuple[int, ...]) -> Subset:
@@ -45,7 +45,8 @@ def train_batches(
     The images come in an order that is shuffled anew each time round, with no gap between rounds, so that all are seen
     equally often whatever the batch. A batch depends on (source, patch, batch, seed, step) alone: starting at
     `start_step`, or with other `threads` (0: read when asked; n: n readers, n + 1 batches ahead), repeats it exactly.
-    An image smaller than the patch lies somewhere in it, mirrored around, mask False on the mirrored part.
+    An image smaller than the patch lies somewhere in it, mirrored around, with mask False and label `tiles.UNSEEN` on
+    the mirrored part.
 
     Args:
         source: images of the patch's rank; normalised with `Normalised(source)` unless it (or what it is a part of) is.
@@ -120,7 +121,7 @@ def _window(sample: dict[str, Any], tile: Tile, patch: tuple[int, ...]) -> dict[
     mask[inside(tile)] = sample["mask"][tuple(map(slice, tile.start, tile.stop))]
     return {
         "image": cut(sample["image"], tile.origin, patch),
-        "label": cut(sample["label"], tile.origin, patch),
+        "label": cut_label(sample["label"], tile.origin, patch),
         "mask": mask,
         "id": sample["id"],
         "origin": np.array(tile.origin, np.int32),

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+UNSEEN = -1
+"""Label of what lies beyond the edge of an image: its mirror image is no object, and its mask is False."""
+
 
 class Tile(NamedTuple):
     """A window at `origin` (may be negative) that owns the pixels from `start` up to `stop`, in image coordinates."""
@@ -57,6 +60,16 @@ def cut(array: Shaped[np.ndarray, "..."], origin: Sequence[int], patch: Sequence
         else:
             array = np.take(array, _mirror(np.arange(start, start + length), n), axis=axis)
     return array
+
+
+def cut_label(label: Int[np.ndarray, "..."], origin: Sequence[int], patch: Sequence[int]) -> Int[np.ndarray, "..."]:
+    """`cut` of a label: `UNSEEN` outside, since an object mirrored under its own number would be one in two places."""
+    place = tuple(slice(max(-o, 0), min(n - o, p)) for o, p, n in zip(origin, patch, label.shape, strict=True))
+    if all(part == slice(0, p) for part, p in zip(place, patch, strict=True)):
+        return cut(label, origin, patch)
+    window = np.full(tuple(patch), UNSEEN, label.dtype)
+    window[place] = label[tuple(slice(max(o, 0), o + p) for o, p in zip(origin, patch, strict=True))]
+    return window
 
 
 def owned(shape: Sequence[int], tile: Tile) -> Bool[np.ndarray, "..."]:
