@@ -78,7 +78,7 @@ class Config:
     """Train the U-Net also on so many images only, with and without augmentation, and draw how it learnt."""
     widths: tuple[int, ...] | None = None
     """Filters of each level, the preset's when not given; the FCN has one more down-sampling, as in its paper."""
-    target: str = "foreground"
+    target: Literal["auto", "foreground", "border", "distance", "flow"] = "foreground"
     """What the rows learn that name no head; foreground, as in the recipe, is all that the classifier can say."""
     patch: int = 256
     """Side of the training crop in pixels."""
@@ -94,7 +94,7 @@ def main(config: Config) -> int:
     """Train what is not trained yet, and write the table anew after every row."""
     startup.check_least(config, repeats=1, patch=1, batch=1, window=1, epochs=1, minutes_each=0.01)
     source = open_named(config.data, label_kind=config.label_kind, ignore=config.ignore, say=print)
-    parts, names = split_any(source), chosen_rows(config.models, source.label_kind)
+    parts, names = split_any(source), chosen_rows(config.models, source.label_kind, config.target)
     check_rows(config, names, parts["train"])
     settings = dataclasses.asdict(config) | {"images": digest_of(source.ids)}
     there = config_of(config.workdir) is not None
@@ -117,12 +117,15 @@ def main(config: Config) -> int:
     return 0
 
 
-def chosen_rows(models: tuple[str, ...] | None, label_kind: str) -> list[str]:
+def chosen_rows(models: tuple[str, ...] | None, label_kind: str, target: str = "foreground") -> list[str]:
     """Names of the rows: those asked for, or all that masks of this kind can teach."""
     able = [n for n, (_, options) in ROWS.items() if label_kind == "instances" or "target" not in options]
     if models is None:
         if len(able) < len(ROWS):
             print(f"the masks hold {label_kind}, not objects: without the rows {', '.join(ROWS.keys() - set(able))}")
+        if target not in ("auto", "foreground"):
+            print(f"--target {target}: without the classifier, which says of windows whether they hold a cell")
+            able.remove("classifier")
         return able
     if not models or any(name not in ROWS for name in models):
         raise ValueError(f"--models {' '.join(models)}: choose among {', '.join(ROWS)}")
@@ -144,10 +147,9 @@ def check_rows(config: Config, names: Sequence[str], train: Source) -> None:
             jax.eval_shape(partial(model.init, train=False), jax.random.PRNGKey(0), jax.numpy.zeros(shape))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    if max(config.learning_curve, default=0) > len(train):
-        raise ValueError(
-            f"--learning-curve {max(config.learning_curve)}: there are {len(train)} training images, choose fewer"
-        )
+    for count in config.learning_curve:
+        if not 1 <= count <= len(train):
+            raise ValueError(f"--learning-curve {count}: choose 1 to {len(train)}, as there are training images")
 
 
 def trained(config: Config, test: Source) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from unet_jax.checkpoint import Checkpoints, provenance
 from unet_jax.data import normalisation
 from unet_jax.data.named import open_named
 from unet_jax.data.pipeline import Normalised, steps_per_epoch, train_batches, visits
-from unet_jax.data.source import Source, describe_split, fewer, is_few, split_any
+from unet_jax.data.source import Source, describe_split, digest_of, fewer, is_few, split_any
 from unet_jax.dry_run import describe
 from unet_jax.evaluation import count_foreground, evaluate, validation_row
 from unet_jax.folds import keep, rules, run_folds, split_fold
@@ -122,14 +122,14 @@ def train(config: Config) -> int:
     if config.train_images is not None:
         parts["train"] = fewer(parts["train"], config.train_images)
     announce(config, parts)
-    if config.folds is None and is_few(source):
+    if config.folds is None and is_few(source.ids):
         say(f"{len(source)} images are few: at least one is for validation and one for the test, whatever their names")
     crops = visits(parts["train"], patch=patch)
     steps = steps_per_epoch(config.crops or len(crops), config.batch)
     say(length_of_epoch(config, len(crops), steps))
     model, optimizer, step, eval_step = compose(config, config.epochs * steps)
     state = training.init_state(model, optimizer, (*patch, source.channels), seed=config.seed)
-    card = make_card(config, model, source)
+    card = make_card(config, model, source, parts)
     # The outer eighth of a tile lacks context: there its neighbour's prediction is taken.
     score = partial(
         evaluate, jax.jit(eval_step), patch=patch, batch=together(config), margin=config.patch // 8, mesh=mesh
@@ -191,7 +191,7 @@ def length_of_epoch(config: Config, crops: int, steps: int) -> str:
     return f"{words}; large images give several"
 
 
-def make_card(config: Config, model: nn.Module, source: Normalised) -> dict[str, Any]:
+def make_card(config: Config, model: nn.Module, source: Normalised, parts: dict[str, Source]) -> dict[str, Any]:
     """What a checkpoint says of itself, for prediction and for the reader."""
     return {
         "model": to_spec(model),
@@ -202,6 +202,8 @@ def make_card(config: Config, model: nn.Module, source: Normalised) -> dict[str,
         "label_map": {"0": "background", "every other value": "cell"},
         "patch": [config.patch, config.patch],
         "config": plain(config),
+        "train_images": digest_of(parts["train"].ids),
+        "test_images": digest_of(parts["test"].ids),
         **provenance(),
     }
 

@@ -232,4 +232,10 @@ def sick_few(folder):
         image, label = cells(100 + i, side=128)
         put(folder / "images" / f"n{i}.png", image)
         put(folder / "labels" / f"n{i}.png", np.where((label == 1) | (label == 2), label, 0).astype(np.uint8))
-    return {"empty-split": {()}, "kind-open": {("labels/",)}, "little-foreground": {()}}
+    return {"kind-open": {("labels/",)}, "little-foreground": {()}}
+
+
+def sick_pair(folder):
+    """Two images: none is left for the test."""
+    clean(folder, count=2)
+    return {"empty-split": {()}}

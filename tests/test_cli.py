@@ -157,6 +157,16 @@ def test_what_is_there_is_kept(run, folder, capsys):
     assert sorted(path.stat().st_mtime == 1 for path in (out / "labels").iterdir()) == [False, False, True]
 
 
+def test_nothing_of_an_earlier_run_contradicts_what_is_written_over_it(run, folder):
+    out = folder.parent / "out"
+    assert cli.predict(config(run, folder, overlay=True)) == 0
+    assert (out / "objects.csv").exists()
+    assert len(list((out / "overlays").iterdir())) > 1
+    assert cli.predict(config(run, folder, instances=False, overwrite=True)) == 0
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert left == {f"labels/{path.name}" for path in (out / "labels").iterdir()} | {"predict.json", "summary.csv"}
+
+
 def test_a_run_that_was_cut_off_before_its_summary(run, folder):
     out = folder.parent / "out"
     assert cli.predict(config(run, folder)) == 0

@@ -77,7 +77,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(folder, tmp_path, 
         },
         "transunet: .*200 features": {"models": ("unet", "transunet"), "widths": (4, 200)},
         "classifier: .*--target foreground": {"models": ("classifier",), "target": "flow", "window": 16},
-        "--learning-curve 99: there are [0-9]+ training images": {"learning_curve": (8, 99)},
+        "--learning-curve 99: choose 1 to [0-9]+, as there are training images": {"learning_curve": (8, 99)},
+        "--learning-curve 0: choose 1 to": {"learning_curve": (0, 8)},
         "--window 24: choose a multiple of 2": {"models": ("classifier",), "window": 24},
     }  # fmt: skip
     for words, options in bad.items():
@@ -85,6 +86,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(folder, tmp_path, 
             compare_cells.main(compare_cells.dataclasses.replace(config, **options))
     assert not config.workdir.exists()
     assert compare_cells.chosen_rows(None, "binary") == list(compare_cells.ROWS)[:-3]
+    assert compare_cells.chosen_rows(None, "instances", "flow") == list(compare_cells.ROWS)[1:]
     assert "without the rows" in capsys.readouterr().out
 
 

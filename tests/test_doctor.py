@@ -52,6 +52,7 @@ OTHERS = [
     (sick.sick_foreground, {}),
     (sick.sick_classes, {"label_kind": "classes"}),
     (sick.sick_few, {"label_kind": None}),
+    (sick.sick_pair, {}),
     (sick.sick_volumes, {}),
 ]
 
@@ -97,14 +98,15 @@ def test_a_mended_copy(sickened, tmp_path):
     left = {file for file, _ in mended.left}
     assert left == {"images/n00.png", "labels/n01.png", "images/n03.tif", "images/a\\b.png", "images/n07.png",
                     "labels/n08.png", "images/n09.png", "labels/n09.png", "images/n11.tif", "labels/n19.png",
-                    "labels/n20.png", "labels/n23.tif", "index.csv"}  # fmt: skip
+                    "labels/n20.png", "labels/n21.tif", "labels/n23.tif", "index.csv"}  # fmt: skip
     changed = dict(mended.changed)
     assert changed["images/n10.png"] == "equal channels made one"
     assert changed["images/n12.png"] == "alpha dropped"
     assert changed["labels/Mask_N02.png"] == "named as images/n02.png"
     assert {file for file, note in changed.items() if note == "1 from 128 upwards"} == {
-        "labels/n18.jpg", "labels/n21.tif", "labels/n22.png"}  # fmt: skip
-    assert len(FolderSource(tmp_path / "out").preload()) == mended.pairs == len(report.looks) - 7
+        "labels/n18.jpg", "labels/n22.png"}  # fmt: skip
+    assert dict(mended.left)["labels/n21.tif"].startswith("holds 0.7 at most, and --threshold is 128")
+    assert len(FolderSource(tmp_path / "out").preload()) == mended.pairs == len(report.looks) - 8
 
 
 def test_the_table_beside_the_images_of_a_part_is_found_as_in_a_training(tmp_path):

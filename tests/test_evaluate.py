@@ -13,7 +13,7 @@ from tests.trained import SMALL, TILE, bright_variables, card, save_run
 from unet_jax import cli
 from unet_jax.commands.evaluate import Evaluate, command, evaluate
 from unet_jax.data import FolderSource
-from unet_jax.data.source import split_of
+from unet_jax.data.source import digest_of, parts_of, split_of
 from unet_jax.degrade import SEVERITIES
 from unet_jax.prediction import Predictor
 from unet_jax.robustness import spoiled_iou
@@ -49,6 +49,10 @@ def run(tmp_path_factory):
     rows = [{"epoch": i, "train_loss": 1 / i, "val_loss": 1 / i, "val_iou": 0.5, "val_dice": 0.6} for i in (1, 2)]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return workdir
+
+
+def in_train(name):
+    return parts_of(tuple(SIZES))[name] == "train"
 
 
 def labels(folder, change=lambda label, name: label, room="labels"):
@@ -149,12 +153,20 @@ def test_a_split_that_the_model_has_seen_is_told(run, data, tmp_path):
     variables, told = bright_variables(SMALL), card(SMALL) | {"config": {"data": "elsewhere/cells"}}
     save_run(known, variables, told)
     assert evaluate(Evaluate(str(data), tmp_path / "all", model=known)) == 0
-    assert "--split test is" in results(tmp_path / "all")["about"]["notes"][0]
+    assert re.search(
+        "may hold images that it has seen.*--split test is", results(tmp_path / "all")["about"]["notes"][0]
+    )
     part = split_of("a")
     evaluate(Evaluate(str(data), tmp_path / "part", model=known, split=part))
     found = results(tmp_path / "part")
     assert found["objects"]["images"] == sum(split_of(name) == part for name in SIZES)
-    assert bool(found["about"]["notes"]) == (part == "train")
+    assert part == "val"
+    assert "may hold images by which it was chosen" in found["about"]["notes"][0]
+    sure = save_run(tmp_path / "sure", variables, told | {"train_images": digest_of(n for n in SIZES if in_train(n))})
+    evaluate(Evaluate(str(shutil.copytree(data, tmp_path / "copied")), tmp_path / "again", model=sure))
+    assert "the split all holds images that it has seen" in results(tmp_path / "again")["about"]["notes"][0]
+    evaluate(Evaluate(str(shutil.copytree(data, tmp_path / "strange")), tmp_path / "other", model=known))
+    assert results(tmp_path / "other")["about"]["notes"] == []
 
 
 def test_bad_input(run, data, tmp_path):

@@ -67,6 +67,13 @@ def test_grey_palette_label_counts_by_its_grey_not_its_order(tmp_path):
     np.testing.assert_array_equal(read_label(tmp_path / "a.png"), [[255, 0], [0, 0]])
 
 
+def test_a_class_keeps_its_number_where_the_colours_a_file_uses_happen_to_be_grey(tmp_path):
+    picture = Image.fromarray(np.array([[0, 7]], np.uint8)).convert("P")
+    picture.putpalette([0, 0, 0, *[128, 0, 0] * 6, 128, 128, 128])  # class 7 of Pascal VOC is drawn in grey
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), [[0, 7]])
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_dropped_and_said_once_a_folder(tmp_path, mode):
     channels = len(mode)

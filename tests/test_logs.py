@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet_jax.logs import MetricsLog, plain, read_rows, replacing, write_json
+from unet_jax.logs import MetricsLog, plain, read_rows, replacing, write_json, write_per_image
 
 
 def row(epoch: int, **more: object) -> dict[str, object]:
@@ -20,6 +21,13 @@ def test_rows_come_back_as_written(tmp_path):
         log.append(row(2, val_loss=np.float32(0.5)))
         assert read_rows(tmp_path / "run" / "metrics.jsonl") == [row(1), row(2, val_loss=0.5)]  # while it is open
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_a_column_of_the_images_named_like_a_score_keeps_its_cells(tmp_path):
+    texts, scores = {"kind": ["pale"], "iou": ["mine"]}, {"iou": np.array([0.5])}
+    write_per_image(tmp_path / "t.csv", ["a"], texts=texts, scores=scores)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file)) == [{"id": "a", "kind": "pale", "given_iou": "mine", "iou": "0.5000"}]
 
 
 def test_non_finite_numbers_are_null_and_the_file_is_strict_json(tmp_path):

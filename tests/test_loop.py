@@ -1,6 +1,8 @@
 import itertools
 import os
 import signal
+import time
+from unittest import mock
 
 import jax.numpy as jnp
 import optax
@@ -142,6 +144,25 @@ def test_a_finished_run_in_minutes_stays_finished_unless_it_gets_more():
     assert (again.position.epoch, again.events) == (done, [])
     again.fit(run.position, epochs=10**6, steps=20, max_minutes=0.04)
     assert again.position.epoch > done
+
+
+def test_the_slow_first_steps_of_a_resumed_run_do_not_end_it():
+    """Stopped two steps before an epoch's end; resumed, these two hold the compilation of a second."""
+    run = Run(stop_at=217)
+    run.fit(epochs=10**6, steps=20, max_minutes=0.05)
+    assert run.position.step == 218
+    planned = run.position.planned_epochs
+    later, fast = Run(), Run.step
+
+    def slow(self, state, batch):
+        time.sleep(0.4 if batch < 220 else 0)
+        return fast(self, state, batch)
+
+    with mock.patch.object(Run, "step", slow):
+        later.fit(run.position, epochs=10**6, steps=20, max_minutes=0.05)
+    assert later.events[0][1] == 220
+    assert later.position.epoch > 12, f"planned: {planned}"
+    assert later.said == []
 
 
 def test_a_second_signal_is_not_swallowed():

@@ -69,7 +69,7 @@ def test_a_small_set_is_split_too_and_evaluated_by_the_same_parts():
         assert sorted(sum((part.ids for part in parts.values()), ())) == sorted(source.ids)
         assert all(len(part) for part in parts.values())
         assert {name: part_of(source, name).ids for name in parts} == {name: part.ids for name, part in parts.items()}
-        few += is_few(source)
+        few += is_few(source.ids)
     assert 30 < few < 70
     with pytest.raises(ValueError, match="no part may be empty"):
         split_any(Numbers(["a", "b"]))

@@ -12,6 +12,7 @@ from unet_jax import targets
 from unet_jax.blending import Band
 from unet_jax.data.images import read_label
 from unet_jax.inputs import Input
+from unet_jax.instances import separate_foreground
 from unet_jax.models import UNet
 from unet_jax.prediction import Predictor
 from unet_jax.results import Wanted
@@ -24,8 +25,8 @@ def bands_of(values, heights):
         yield Band(0, values.shape[:-1], int(start), int(stop), values[start:stop])
 
 
-def stitched(values, heights, separate, *, before, after, agree):
-    stitcher, owned, areas = Stitcher(separate, agree=agree), [], []
+def stitched(values, heights, separate, *, before, after, agree, min_area=0):
+    stitcher, owned, areas = Stitcher(separate, agree=agree, min_area=min_area), [], []
     for window in windows(bands_of(values, heights), before=before, after=after):
         label, count, given = stitcher.add(window)
         owned.append(np.where(label > 0, label + given, 0))
@@ -49,6 +50,15 @@ def test_stitched_pieces_are_those_of_the_whole_image(seed):
         found, count = stitched(values, heights, pieces, before=before, after=after, agree=0.0)
         np.testing.assert_array_equal(found, pieces(values))
         assert count == found.max()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_large_enough_in_all_is_kept_however_seams_cut_it(seed):
+    values = (np.random.default_rng(seed).random((40, 23, 1)) < 0.4).astype(np.float32)
+    found, count = stitched(values, [7, 5, 9, 11, 8], pieces, before=1, after=0, agree=0.0, min_area=8)
+    whole = separate_foreground(values[..., 0], min_area=8)
+    assert 3 < count == whole.max() < pieces(values).max()
+    np.testing.assert_array_equal(found, whole)
 
 
 def test_objects_that_touch_stay_apart_when_windows_agree_about_them():

@@ -10,6 +10,7 @@ from experiments import train_isbi2012
 from tests.folders import save
 from unet_jax.data import FolderSource
 from unet_jax.membranes import Framed
+from unet_jax.models.unet import check_size
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,8 @@ def test_misuse_is_named(stack, tmp_path):
         train_isbi2012.main(
             train_isbi2012.Config(data=stack, workdir=tmp_path / "run", train_slices=4, held_back=4, widths=(4, 8))
         )
+    with pytest.raises(ValueError, match=r"16×16 pixels does not fit .* pad it to 188×188"):
+        check_size((16, 16), (1, 2, 4, 8, 16), "VALID")
     with pytest.raises(ValueError, match="does not fit a network of 1 down-samplings with VALID padding"):
         train_isbi2012.main(train_isbi2012.Config(data=stack, tile=35, widths=(4, 8)))
     assert not (tmp_path / "run").exists()

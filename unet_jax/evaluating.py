@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_jax import evaluation_page, parallel
 from unet_jax.checkpoint import provenance
-from unet_jax.data.source import Source, Subset, digest_of, is_few, split_few, split_of
+from unet_jax.data.source import Source, Subset, digest_of, parts_of
 from unet_jax.logs import plain, write_json, write_per_image
 from unet_jax.predicted import FromFolder, FromModel
 from unet_jax.prediction import Predictor
@@ -42,8 +42,8 @@ def part_of(source: Source, split: str) -> Subset:
     """The images of a split ("all", "train", "val" or "test"); ValueError when it holds none."""
     if split == "all":
         return Subset(source, range(len(source)))
-    few = split_few(source)[split].indices if is_few(source) else ()
-    chosen = few or [i for i, name in enumerate(source.ids) if split == split_of(name)]
+    parts = parts_of(source.ids)
+    chosen = [i for i, name in enumerate(source.ids) if parts[name] == split]
     if not chosen:
         raise ValueError(f"--split {split}: none of the {len(source)} images is in it: choose another, or --split all")
     return Subset(source, chosen)
@@ -135,6 +135,12 @@ def evaluate_source(
     return plain(results)
 
 
+def same_training(card: Mapping[str, Any], source: Source) -> bool:
+    """Whether the model's training images are those that a training on all images of `source` would have."""
+    ids = (source.source if isinstance(source, Subset) else source).ids
+    return card.get("train_images") == digest_of(id for id, part in parts_of(ids).items() if part == "train")
+
+
 def _named(name: str, truth: Truth, label: np.ndarray, kind: str) -> Scores:
     try:
         return truth.score(label, kind)
@@ -172,14 +178,17 @@ def about(source: Source, predicted: FromModel | FromFolder, options: Options) -
         card = predicted.predictor.card
         learnt = str(card.get("config", {}).get("data", ""))
         folds = card.get("config", {}).get("folds")  # whose tests are no part of this split
-        if (options.split in ("all", "train") or folds) and Path(learnt).name == Path(options.data).name:
+        sure = same_training(card, source)
+        named = Path(learnt).name == Path(options.data).name  # which another folder may be too
+        if (options.split != "test" or folds) and (sure or named):
             mend = "Those are in results.json above its folder." if folds else "--split test is."
+            seen = "by which it was chosen" if options.split == "val" else "that it has seen"
             notes.append(
-                f"The model was trained on a part of {Path(learnt).name}, and the split {options.split} holds images "
-                f"that it has seen: these scores are not those of new images. {mend}"
+                f"The model was trained on a part of {Path(learnt).name}, and the split {options.split} "
+                f"{'holds' if sure else 'may hold'} images {seen}: these scores are not those of new images. {mend}"
             )
         other = card.get("test_images") not in (None, digest_of(source.ids))
-        if options.split == "test" and other and Path(learnt).name == Path(options.data).name:
+        if options.split == "test" and other and (sure or named):
             notes.append(
                 "These are not the test images of the model's training, which dealt them in another way: it may have "
                 "seen some. Its scores of images that it has not seen are in results.json of its folder."

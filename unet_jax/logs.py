@@ -83,10 +83,13 @@ def write_per_image(
     texts: Mapping[str, Sequence[str]],
     scores: Mapping[str, Shaped[np.ndarray, " n"]],
 ) -> None:
-    """Write a CSV with a row an image: id, texts, and scores with four decimals, empty where there is none."""
+    """Write a CSV with a row an image: id, texts, and scores with four decimals, empty where there is none.
+
+    A text whose name is that of a score is called given_NAME.
+    """
     with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", *texts, *scores])
+        writer.writerow(["id", *(f"given_{name}" if name in scores else name for name in texts), *scores])
         for i, name in enumerate(ids):
             words = (column[i] for column in texts.values())
             writer.writerow([name, *words, *(_decimals(values[i]) for values in scores.values())])

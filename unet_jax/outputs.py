@@ -170,6 +170,7 @@ def join_objects(folder: Path, names: Iterable[str]) -> None:
     """Put the tables objects/NAME.csv of a folder together as objects.csv; an image without one is left out."""
     files = [path for name in names if (path := folder / OBJECTS / f"{name}.csv").is_file()]
     if not files:
+        (folder / "objects.csv").unlink(missing_ok=True)
         return
     with replacing(folder / "objects.csv") as scratch, scratch.open("wb") as out:
         for number, path in enumerate(files):

@@ -75,6 +75,10 @@ class Pace:
     ) -> State:  # fmt: skip
         """Measure the `steps` of an epoch; plan how many whole epochs fit, and let the learning rate end with them."""
         warm = len(self.times) > self.WARM_UP + self.MEASURED
+        if steps < self.steps and not warm and position.planned_epochs:
+            # the few steps that a resumed run had left, mostly compilation: the next epoch tells, the plan holds so far
+            self.epochs, self.times = 1, [math.nan] * (self.WARM_UP + self.MEASURED + 1)
+            return state
         if self.epochs:  # the first epoch of a start holds the compilations
             self.step_seconds = step_seconds / steps
             self.outside = (all_seconds - step_seconds) / step_seconds

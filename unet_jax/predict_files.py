@@ -185,7 +185,9 @@ class _Run:
 
     def predict_large(self, item: Input, reader: Reader) -> None:
         """An image in bands."""
-        separate = partial(self.predictor.separate, threshold=self.threshold)
+        stitching = self.predictor.stitching
+        small = {"min_area": 0} if "min_area" in stitching else {}
+        separate = partial(self.predictor.separate, threshold=self.threshold, **small)
         try:
             row = predict_stream(
                 self.predictor,
@@ -195,11 +197,12 @@ class _Run:
                 threshold=self.threshold,
                 separate=separate if self.results.wanted.instances else None,
                 count=self.tiles,
-                **self.predictor.stitching,
+                **stitching,
             )
         except _UNUSABLE as error:
             self.fail(item, error)
         else:
+            self.results.clear(item.name, "large")
             self.report.done.append(row)
             self.images(1, 0)
 

@@ -132,9 +132,12 @@ class Predictor:
 
     @property
     def stitching(self) -> dict[str, float]:
-        """How windows of a large image share rows, for `predict_stream`: connected pieces meet in a single row."""
+        """How windows of a large image share rows, for `predict_stream`: connected pieces meet in a single row.
+
+        Of those the small ones go at the end, with `min_area`, as a window may hold but a corner of a large one.
+        """
         plain = self.head is None or self.head is heads.HEADS["foreground"]
-        return {} if plain else {"overlap": 128, "agree": 0.25}
+        return {"min_area": int(self.separation.get("min_area", 0))} if plain else {"overlap": 128, "agree": 0.25}
 
     @cached_property
     def separation(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -89,6 +89,18 @@ class Results:
         paths = self.paths(name, form)
         return {room: path for room, path in paths.items() if self.wanted.overwrite or not path.exists()}
 
+    def clear(self, name: str, form: Form = "image") -> None:
+        """Remove what contradicts the files of an image.
+
+        A label image in another format and, with `overwrite`, all that an earlier run wrote of it and this one does
+        not.
+        """
+        kept = set(self.paths(name, form).values())
+        for room in (outputs.LABELS, *(outputs.ENDINGS if self.wanted.overwrite else ())):
+            for ending in (".tif", ".png", ".nii.gz", ".csv", ".geojson"):
+                if (path := self.folder / room / f"{name}{ending}") not in kept:
+                    path.unlink(missing_ok=True)
+
     def write(
         self,
         name: str,
@@ -142,11 +154,7 @@ class Results:
     ) -> dict[str, object]:
         for room, path in self.missing(name, form).items():
             writers[room](path)
-        if form == "image":  # of an earlier run with another --format: two label images of one name would contradict
-            written = self.paths(name)[outputs.LABELS]
-            for format in get_args(Format):
-                if written.suffix != f".{format}":
-                    written.with_suffix(f".{format}").unlink(missing_ok=True)
+        self.clear(name, form)
         shape = label.shape[::-1] if form == "nifti" else label.shape
         count = len(columns["id"]) if self.wanted.instances else ""
         return outputs.summary_row(name, shape, count, int(np.count_nonzero(label)))

@@ -7,7 +7,6 @@ import numpy as np
 from scipy import ndimage
 
 from unet_jax import metrics
-from unet_jax.data.normalisation import to_uint8
 from unet_jax.data.source import Source
 from unet_jax.degrade import MEANING, SEVERITIES, degrade
 from unet_jax.evaluation import count_foreground
@@ -22,7 +21,7 @@ def spoiled(source: Source, predictor: Predictor, kind: str, severity: int, *, s
     """The samples of a source, their images stretched as the model sees them, then degraded."""
     for i in range(len(source)):
         sample = source[i]
-        image = to_uint8(predictor.match_channels(sample["image"]))  # noise would make grey colourful
+        image = predictor.prepare(sample["image"])  # its channels too: noise would make grey colourful
         yield {**sample, "image": degrade(image, kind, severity, name=sample["id"], seed=seed)}
 
 

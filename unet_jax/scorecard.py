@@ -52,9 +52,9 @@ def write_results(
         "rules": RULES,
         **facts,
     }
-    write_json(workdir / "results.json", results)
     scores = metrics.per_image(result.counts, background=background)
     write_per_image(workdir / "per_image.csv", source.ids, texts={**source.columns, **columns}, scores=scores)
+    write_json(workdir / "results.json", results)  # last: where it is, a run counts as finished
     return results
 
 

@@ -58,11 +58,17 @@ def opened(config: Any) -> Iterator[Run]:
 
 
 def check_meaning(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """ValueError when the classes of a run's card are not those that the masks are read as now.
+    """ValueError when the classes of a run's card are not those that the masks are read as now, or the images others.
 
-    The arrays fit all the same, and a class would be learnt on as another. What only one of the cards says (an older
-    version's has fewer fields), and what it only notes, does not count.
+    The arrays fit all the same, and a class would be learnt on as another, or an image be tested that was learnt. What
+    only one of the cards says (an older version's has fewer fields), and what it only notes, does not count.
     """
+    for name, words in (("train_images", "training"), ("test_images", "test")):
+        if before.get(name) is not None and now.get(name) not in (None, before[name]):
+            raise ValueError(
+                f"the {words} images are not those that this run began with: put back what was taken away and take "
+                "away what was added, or begin anew in another --workdir (with --init and this folder, from its model)"
+            )
     for name in ("classes", "label_map"):
         old, new = plain(before.get(name)), plain(now.get(name))
         if isinstance(old, dict) and isinstance(new, dict):

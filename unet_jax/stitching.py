@@ -55,9 +55,9 @@ class Stitcher:
     that both windows see. What a window cuts at its far edge, and so may not tell apart, joins nothing.
     """
 
-    def __init__(self, separate: Separate, *, agree: float = 0.0):
-        """`separate` is called once a window."""
-        self._separate, self._agree = separate, agree
+    def __init__(self, separate: Separate, *, agree: float = 0.0, min_area: int = 0):
+        """`separate` is called once a window; what has fewer than `min_area` pixels in all is no object."""
+        self._separate, self._agree, self._min_area = separate, agree, min_area
         self._last: tuple[int, Int32[np.ndarray, "n w"], int] | None = None  # high, label, ids given before it
         self._links: list[np.ndarray] = []
         self.count = 0
@@ -91,12 +91,12 @@ class Stitcher:
         """Final id of every id given (0 of 0), and how many there are; `area` is what each has in own rows.
 
         Final ids are 1..n without gaps, in the order in which the objects appear; an object that no window owns a pixel
-        of gets none.
+        of, or fewer than `min_area`, gets none.
         """
         links = np.concatenate([np.zeros((2, 0), np.int64), *self._links], axis=1) - 1
         graph = sparse.coo_array((np.ones(links.shape[1], bool), tuple(links)), shape=(self.count,) * 2)
         pieces, piece = csgraph.connected_components(graph, directed=False)
-        there = np.bincount(piece, area, minlength=pieces) > 0
+        there = np.bincount(piece, area, minlength=pieces) >= max(self._min_area, 1)
         first = np.full(pieces, self.count)
         np.minimum.at(first, piece, np.arange(self.count))
         number = np.zeros(pieces, np.int32)

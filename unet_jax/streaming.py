@@ -73,6 +73,7 @@ def predict_stream(
     separate: Separate | None,
     overlap: int = 1,
     agree: float = 0.0,
+    min_area: int = 0,
     count: Count = uncounted,
 ) -> dict[str, object]:
     """Segment an image a band at a time and write its results tile by tile; memory does not grow with its height.
@@ -89,6 +90,7 @@ def predict_stream(
         separate: values (h, W, V) of some rows -> ids (h, W), 0 is background; None for classes.
         overlap: rows that successive windows share, at least 1.
         agree: see `Stitcher`; 0 for connected pieces.
+        min_area: in pixels, of what `separate` does not drop itself: it sees but a part of an object at a seam.
         count: counts the tiles.
 
     Returns:
@@ -111,7 +113,7 @@ def predict_stream(
         if separate is None:
             found = _classes(predictor, kept.keep(bands), new_stash(), threshold)
         else:
-            stitcher = Stitcher(separate, agree=agree)
+            stitcher = Stitcher(separate, agree=agree, min_area=min_area)
             found = _objects(predictor, kept.keep(bands), again, new_stash(), stitcher)
         kept.write(prepared.shape[:2])
         if outputs.OVERLAYS in paths:

@@ -19,8 +19,9 @@ class Check:
     """Folder for check.json and check.png; older ones there are replaced."""
     fix_to: Path | None = None
     """Write a mended copy to this new folder: names paired, alpha dropped, 0/255 made 0/1 ..."""
-    threshold: int | None = None
-    """With --fix-to: black and white masks with greys between, or JPEG ones, become 1 from this value upwards."""
+    threshold: float | None = None
+    """With --fix-to: masks with greys between black and white, JPEG ones, and fractions become 1 from this value
+    upwards: 128 of greys to 255, 0.5 of probabilities."""
     label_kind: Literal["instances", "binary", "classes"] | None = None
     """What the numbers in the masks mean, where the masks of all images do not tell."""
     ignore: int | None = None

@@ -49,7 +49,7 @@ def image_of(raw: Raw) -> UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c
     """The image in a decoded file, as `read_image` gives it; Refused for numbers that are none."""
     values = raw.values
     if raw.palette is not None:
-        values = _colours(raw)
+        values = colours_of(raw)
     elif raw.bits < 8 and values.dtype.kind in "ub":
         values = values.astype(np.uint8) * np.uint8(255 // (2**raw.bits - 1))
     if values.dtype.kind not in "uif":
@@ -78,8 +78,8 @@ def label_of(raw: Raw) -> Integer[np.ndarray, "h w"]:
             fault="lossy-mask",
         )
     values = raw.values
-    if raw.palette is not None and not np.ptp(raw.palette[np.unique(values)], axis=-1).any():
-        values = _colours(raw)
+    if raw.palette is not None and not np.ptp(raw.palette, axis=-1).any():  # the same for all files of a set
+        values = colours_of(raw)
     if values.ndim == 3:
         values = _grey(values, alpha=raw.alpha)
     if values.dtype.kind == "f":
@@ -115,7 +115,8 @@ def _warn_alpha(folder: Path) -> None:
     warnings.warn(f"{folder}: images with an alpha channel; it is dropped (said once a folder)", stacklevel=4)
 
 
-def _colours(raw: Raw) -> UInt8[np.ndarray, "h w 3"]:
+def colours_of(raw: Raw) -> UInt8[np.ndarray, "h w 3"]:
+    """The colour of every pixel of a file with a palette; Refused where the palette is too short."""
     palette = raw.palette
     if raw.values.max(initial=0) >= len(palette):
         raise Refused("uses colours its palette does not have: save it as RGB")

@@ -140,26 +140,34 @@ def split_few(source: Source) -> dict[str, Subset]:
 
     Unlike `split`, an image that is added may move others. Raises ValueError for fewer than three images.
     """
-    count = len(source)
+    return {part: Subset(source, rows) for part, rows in _deal_few(source.ids).items()}
+
+
+def _deal_few(ids: Sequence[str]) -> dict[str, list[int]]:
+    count = len(ids)
     if count < 3:
         raise ValueError(f"{count} images cannot be split into training, validation and test: give at least 3")
-    order = sorted(range(count), key=lambda i: _digest(source.ids[i]))
+    order = sorted(range(count), key=lambda i: _digest(ids[i]))
     few = max(1, round(0.15 * count))
-    return {
-        "train": Subset(source, order[: count - 2 * few]),
-        "val": Subset(source, order[count - 2 * few : count - few]),
-        "test": Subset(source, order[count - few :]),
-    }
+    parts = {"train": slice(count - 2 * few), "val": slice(count - 2 * few, count - few), "test": slice(-few, None)}
+    return {part: sorted(order[rows]) for part, rows in parts.items()}
 
 
 def split_any(source: Source) -> dict[str, Subset]:
     """`split`, or `split_few` of a set that `is_few`; ValueError for fewer than three images."""
-    return split_few(source) if is_few(source) else split(source)
+    return split_few(source) if is_few(source.ids) else split(source)
 
 
-def is_few(source: Source) -> bool:
-    """Whether it has fewer than 40 images, but three, of which the hash of their ids leaves a part without any."""
-    return 3 <= len(source) < FEW and len({split_of(id) for id in source.ids}) < 3
+def is_few(ids: Sequence[str]) -> bool:
+    """Whether these are fewer than 40 images, but three, of which the hash of their ids leaves a part without any."""
+    return 3 <= len(ids) < FEW and len({split_of(id) for id in ids}) < 3
+
+
+def parts_of(ids: Sequence[str]) -> dict[str, str]:
+    """The part, "train", "val" or "test", of each image of a set as `split_any` deals them."""
+    if is_few(ids):
+        return {ids[i]: part for part, rows in _deal_few(ids).items() for i in rows}
+    return {id: split_of(id) for id in ids}
 
 
 def lend(parts: Mapping[str, Subset], holds: Callable[[dict[str, Any]], bool]) -> tuple[dict[str, Subset], list[str]]:

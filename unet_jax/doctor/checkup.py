@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from unet_jax.data.pairs import Pair
-from unet_jax.data.source import split_of
 from unet_jax.doctor.findings import Case, Finding, gather, table
 from unet_jax.doctor.judge import judge, kind_of
 from unet_jax.doctor.listing import Survey, first_bytes, namer, survey
@@ -30,12 +29,13 @@ class Report:
     looks: tuple[Look, ...]
     kind: str | None
     pairs: tuple[Pair, ...]
+    parts: Mapping[str, str]
     ignore: int | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether a training can begin: there is no error."""
-        return not any(finding.rule.level == "error" for finding in self.findings)
+        """Whether a training can begin: there are images, and no error."""
+        return bool(self.pairs) and not any(finding.rule.level == "error" for finding in self.findings)
 
     def count(self, level: str) -> int:
         """Number of cases of a level."""
@@ -50,6 +50,7 @@ class Report:
         lines = [f"{name:<14}{value}" for name, value in _words(self.facts()).items()] if self.looks else []
         counts = ", ".join(f"{self.count(level)} {level}s" for level in ("error", "warning", "note"))
         verdict = "a training can begin" if self.ok else "mend the errors before a training"
+        verdict = verdict if self.pairs else "there is nothing to train on"
         return "\n".join([*lines, "", *filter(None, [table(self.findings)]), "", f"{counts}: {verdict}"]).lstrip("\n")
 
     def write(self, path: Path) -> None:
@@ -60,7 +61,7 @@ class Report:
                 {"code": finding.code, **finding.rule._asdict(), "cases": [case._asdict() for case in finding.cases]}
                 for finding in self.findings
             ],
-            "images": [_row(seen) for seen in self.looks],
+            "images": [_row(seen, self.parts[seen.pair.id]) for seen in self.looks],
         })  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def check_folder(
         folder: the data.
         label_kind: "instances", "binary", "classes"; None decides it as a training does.
         ignore: mask value that does not count; of volumes, by default, the one that dataset.json calls "ignore".
-        classes: K, for label_kind "classes"; None takes up to 32.
+        classes: K, for label_kind "classes"; None takes up to 32, or up to 256 where no number from 0 on is left out.
         depth: down-samplings of the network that is to be trained.
         patch: side of its training crop in pixels.
         tick: called after every pair.
@@ -107,17 +108,20 @@ def check_folder(
     if open_kind is not None:
         code, detail = open_kind
         found.append((code, Case((f"{known.matched.rooms[1].name}/",), detail)))
-    found += judge(looks, kind, namer(folder), depth=depth, patch=patch, classes=classes)
+    if classes is None and kind == "classes":
+        numbers = set().union(*(seen.values.values for seen in looks))
+        classes = len(numbers) if numbers == set(range(min(len(numbers), 256))) else None
+    found += judge(looks, kind, known.parts, namer(folder), depth=depth, patch=patch, classes=classes)
     found += _undeclared(looks, known, namer(folder))
-    return Report(folder, tuple(gather(found)), looks, kind, tuple(known.pairs), ignore)
+    return Report(folder, tuple(gather(found)), looks, kind, tuple(known.pairs), known.parts, ignore)
 
 
 def quick(folder: str | Path) -> Report:
     """The part of milliseconds a file: names, pairs, index.csv, splits, first bytes, files equal byte for byte."""
     folder = Path(folder)
     known = survey(folder)
-    found = known.found + first_bytes(known.pairs, namer(folder))
-    return Report(folder, tuple(gather(found)), (), None, tuple(known.pairs))
+    found = known.found + first_bytes(known.pairs, known.parts, namer(folder))
+    return Report(folder, tuple(gather(found)), (), None, tuple(known.pairs), known.parts)
 
 
 def _undeclared(looks: tuple[Look, ...], known: Survey, name: Callable[[Path], str]) -> list[tuple[str, Case]]:
@@ -138,7 +142,7 @@ def _facts(report: Report) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "pairs": len(report.pairs),
         "readable": len(whole),
-        "splits": dict(Counter(split_of(pair.id) for pair in report.pairs)),
+        "splits": dict(Counter(report.parts[pair.id] for pair in report.pairs)),
         "sizes": dict(Counter("×".join(map(str, seen.shape)) for seen in whole).most_common()),
         **{name: dict(times.most_common()) for name, times in counted.items()},
         "label_kind": report.kind,
@@ -190,7 +194,7 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(parts) + (f" and {len(counts) - 6} more" if len(counts) > 6 else "") if parts else "none"
 
 
-def _row(seen: Look) -> dict[str, Any]:
+def _row(seen: Look, part: str) -> dict[str, Any]:
     names = (
         "shape",
         "channels",
@@ -205,7 +209,7 @@ def _row(seen: Look) -> dict[str, Any]:
         "touching",
     )
     row: dict[str, Any] = {"id": seen.pair.id, "image": seen.pair.image, "label": seen.pair.label}
-    row |= {"split": split_of(seen.pair.id), "fault": seen.fault, **{name: getattr(seen, name) for name in names}}
+    row |= {"split": part, "fault": seen.fault, **{name: getattr(seen, name) for name in names}}
     pixels = dict(zip(seen.values.values, seen.values.counts, strict=True))
     return row | {"label_dtype": seen.label_dtype, "foreground": seen.foreground, "label_histogram": pixels}
 

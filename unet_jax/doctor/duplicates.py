@@ -8,12 +8,11 @@ images, flipped and turned copies.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32
 
-from unet_jax.data.source import split_of
 from unet_jax.doctor.findings import Case
 from unet_jax.doctor.look import Look
 
@@ -22,8 +21,9 @@ MOST_TURNED = 5000
 _ROWS = 512  # of the table of correlations held at a time
 
 
-def duplicates(looks: Sequence[Look], names: Sequence[str]) -> Iterator[tuple[str, Case]]:
-    """Cases of duplicate images and masks; `names` are the images' files."""
+def duplicates(looks: Sequence[Look], names: Sequence[str], parts: Mapping[str, str]) -> Iterator[tuple[str, Case]]:
+    """Cases of duplicate images and masks; `names` are the images' files, `parts` those of the data, by id."""
+    where = [parts[seen.pair.id] for seen in looks]
     by_image: dict[str, list[int]] = defaultdict(list)
     by_label: dict[str, list[int]] = defaultdict(list)
     for i, seen in enumerate(looks):
@@ -36,14 +36,14 @@ def duplicates(looks: Sequence[Look], names: Sequence[str]) -> Iterator[tuple[st
             differ = len({looks[i].label_digest for i in same}) > 1
             if differ:
                 yield "contradiction", Case(tuple(names[i] for i in same))
-            yield _across("duplicate", same, looks), _case(same, looks, names)
+            yield _across("duplicate", same, where), _case(same, where, names)
     first = [same[0] for same in by_image.values() if (t := looks[same[0]].thumbnail) is not None and t.any()]
     alike_pairs = set()
     for i, j, alike, turned in near(first, looks):
-        case = _case([i, j], looks, names)
+        case = _case([i, j], where, names)
         how = f"{case.detail}; correlation {alike:.3f}{', turned or flipped' if turned else ''}"
         alike_pairs |= {(i, j), (j, i)}
-        yield _across("near-duplicate", [i, j], looks), case._replace(detail=how)
+        yield _across("near-duplicate", [i, j], where), case._replace(detail=how)
     for same in by_label.values():
         other = [i for i in same[1:] if looks[i].image_digest != looks[same[0]].image_digest]
         if any((same[0], i) not in alike_pairs for i in other):
@@ -74,10 +74,9 @@ def near(chosen: Sequence[int], looks: Sequence[Look]) -> Iterator[tuple[int, in
                 yield chosen[start + r], chosen[j], float(best[r, j]), bool(turned[r, j])
 
 
-def _across(code: str, same: Sequence[int], looks: Sequence[Look]) -> str:
-    parts = {split_of(looks[i].pair.id) for i in same}
-    return f"{code}-across-splits" if len(parts) > 1 else code
+def _across(code: str, same: Sequence[int], where: Sequence[str]) -> str:
+    return f"{code}-across-splits" if len({where[i] for i in same}) > 1 else code
 
 
-def _case(same: Sequence[int], looks: Sequence[Look], names: Sequence[str]) -> Case:
-    return Case(tuple(names[i] for i in same), " and ".join(split_of(looks[i].pair.id) for i in same[:4]))
+def _case(same: Sequence[int], where: Sequence[str], names: Sequence[str]) -> Case:
+    return Case(tuple(names[i] for i in same), " and ".join(where[i] for i in same[:4]))

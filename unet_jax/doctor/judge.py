@@ -1,13 +1,12 @@
 """From what was seen of every pair to findings about the set."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from unet_jax.data.labels import anti_aliased, decide_kind, fault_of
-from unet_jax.data.source import split_of
 from unet_jax.doctor.duplicates import duplicates
 from unet_jax.doctor.findings import Case
 from unet_jax.doctor.look import Look
@@ -34,9 +33,10 @@ def kind_of(looks: Sequence[Look], asked: str | None) -> tuple[str | None, tuple
 
 
 def judge(
-    looks: Sequence[Look], kind: str | None, name: Callable[[Path], str], *, depth: int, patch: int, classes: int | None
-) -> Found:
-    """All findings that the looks give rise to; `kind` as decided, None where it is open."""
+    looks: Sequence[Look], kind: str | None, parts: Mapping[str, str], name: Callable[[Path], str], *, depth: int,
+    patch: int, classes: int | None,
+) -> Found:  # fmt: skip
+    """All findings that the looks give rise to; `kind` as decided, None where it is open; `parts` by id."""
     for seen in looks:
         if seen.fault:
             code, detail, which = seen.fault
@@ -57,7 +57,9 @@ def judge(
             yield "label-range", Case((name(seen.pair.label),), fault)
     good = [seen for seen in whole if seen.pair.id not in bad]
     yield from _masks(good, kind, name, dull)
-    yield from duplicates(whole, [name(seen.pair.image) for seen in whole])
+    if kind == "classes":
+        yield from _rare(good, parts)
+    yield from duplicates(whole, [name(seen.pair.image) for seen in whole], parts)
 
 
 def _images(looks: Sequence[Look], name: Callable[[Path], str], *, depth: int, patch: int) -> Found:
@@ -115,14 +117,12 @@ def _masks(looks: Sequence[Look], kind: str | None, name: Callable[[Path], str],
     share = sum(seen.foreground * sum(seen.values.counts) for seen in looks) / max(total, 1)
     if 0 < share < LITTLE:
         yield "little-foreground", Case((), f"{share:.2%}")
-    if kind == "classes":
-        yield from _rare(looks)
 
 
-def _rare(looks: Sequence[Look]) -> Found:
+def _rare(looks: Sequence[Look], parts: Mapping[str, str]) -> Found:
     held: dict[str, set[int]] = {"train": set(), "val": set(), "test": set()}
     for seen in looks:
-        held[split_of(seen.pair.id)].update(seen.values.values)
+        held[parts[seen.pair.id]].update(seen.values.values)
     if not all(held.values()):
         return  # too few images, or volumes that are split by hand
     for value in sorted(set().union(*held.values())):

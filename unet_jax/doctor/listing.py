@@ -3,13 +3,13 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from unet_jax.data.decode import READ, content_of
 from unet_jax.data.pairs import Matched, Pair, index_file, match, read_index
-from unet_jax.data.source import split_of
+from unet_jax.data.source import parts_of, split_of
 from unet_jax.doctor.findings import Case
 from unet_jax.doctor.volumes import declared_labels, is_volume, match_volumes
 
@@ -17,12 +17,16 @@ _WORDS = {"", "image", "images", "img", "mask", "masks", "label", "labels", "seg
 
 
 class Survey(NamedTuple):
-    """The pairs of a folder, those that only differ in spelling, what was found, and the labels dataset.json names."""
+    """The pairs of a folder, those that only differ in spelling, what was found, and the labels dataset.json names.
+
+    `parts` says of every pair, by its id, in which part of the data a training would have it.
+    """
 
     matched: Matched
     almost: list[Pair]
     found: list[tuple[str, Case]]
     declared: dict[int, str]
+    parts: dict[str, str]
 
     @property
     def pairs(self) -> list[Pair]:
@@ -52,14 +56,14 @@ def survey(folder: Path) -> Survey:
     except (ValueError, OSError) as error:
         found.append(("index", Case((name(index),), str(error))))
         declared = {}
-    parts = [split_of(id) for id in (*ids, *(pair.id for pair in almost))]
-    counts = {part: parts.count(part) for part in ("train", "val", "test")}
-    if not volumes and not all(counts.values()):  # two or three volumes are split by hand
-        found.append(("empty-split", Case((), ", ".join(f"{part} {n}" for part, n in counts.items()))))
-    return Survey(matched, almost, found, declared)
+    every = [*ids, *(pair.id for pair in almost)]
+    parts = {id: split_of(id) for id in every} if volumes else parts_of(every)  # few volumes are split by hand
+    if not volumes and len(every) < 3:
+        found.append(("empty-split", Case((), f"{len(every)} of them")))
+    return Survey(matched, almost, found, declared, parts)
 
 
-def first_bytes(pairs: Sequence[Pair], name: Callable[[Path], str]) -> list[tuple[str, Case]]:
+def first_bytes(pairs: Sequence[Pair], parts: Mapping[str, str], name: Callable[[Path], str]) -> list[tuple[str, Case]]:
     """What is no image by its first bytes, masks that are JPEG, and files that are equal byte for byte."""
     found = []
     sizes: dict[int, list[Pair]] = defaultdict(list)
@@ -80,7 +84,7 @@ def first_bytes(pairs: Sequence[Pair], name: Callable[[Path], str]) -> list[tupl
             elif path is pair.image:
                 sizes[size].append(pair)
     for equal in sizes.values():
-        found += _equal(equal, name) if len(equal) > 1 else []
+        found += _equal(equal, parts, name) if len(equal) > 1 else []
     return found
 
 
@@ -94,7 +98,7 @@ def namer(folder: Path) -> Callable[[Path], str]:
     return name
 
 
-def _equal(pairs: Sequence[Pair], name: Callable[[Path], str]) -> list[tuple[str, Case]]:
+def _equal(pairs: Sequence[Pair], parts: Mapping[str, str], name: Callable[[Path], str]) -> list[tuple[str, Case]]:
     same: dict[bytes, list[Pair]] = defaultdict(list)
     for pair in pairs:
         with pair.image.open("rb") as file:
@@ -102,9 +106,9 @@ def _equal(pairs: Sequence[Pair], name: Callable[[Path], str]) -> list[tuple[str
     found = []
     for group in same.values():
         if len(group) > 1:
-            parts = [split_of(pair.id) for pair in group]
-            code = "duplicate-across-splits" if len(set(parts)) > 1 else "duplicate"
-            found.append((code, Case(tuple(name(pair.image) for pair in group), " and ".join(parts[:4]))))
+            where = [parts[pair.id] for pair in group]
+            code = "duplicate-across-splits" if len(set(where)) > 1 else "duplicate"
+            found.append((code, Case(tuple(name(pair.image) for pair in group), " and ".join(where[:4]))))
     return found
 
 

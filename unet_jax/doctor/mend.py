@@ -11,7 +11,7 @@ from jaxtyping import Integer, Shaped
 
 from unet_jax.claims import Refused
 from unet_jax.data.decode import Raw, decode
-from unet_jax.data.images import image_of, label_of, named
+from unet_jax.data.images import colours_of, image_of, label_of, named
 from unet_jax.data.labels import anti_aliased, fault_of, values_of
 from unet_jax.data.pairs import Pair, index_file, read_index
 from unet_jax.doctor.checkup import Report
@@ -30,13 +30,16 @@ class Mended(NamedTuple):
     left: list[tuple[str, str]]
 
 
-def write_mended(report: Report, out: str | Path, *, threshold: int | None = None, ignore: int | None = None) -> Mended:
+def write_mended(
+    report: Report, out: str | Path, *, threshold: float | None = None, ignore: int | None = None
+) -> Mended:
     """Copy the usable pairs of a checked folder to `out`/images and `out`/labels, mended where that takes no guess.
 
     * Names: image and mask get the image's name. Files without their other half are left out.
     * Images: alpha is dropped; grey is repeated, and RGB whose channels are equal is cut, to what most images have.
     * Masks of one foreground (0/255, 0/1, or both among the files) become 0/1; equal RGB channels become one.
-    * With `threshold`, masks that are anti-aliased, lossy or fractional become 1 where they reach it, else 0.
+    * With `threshold`, masks that are anti-aliased, lossy or fractional become 1 where they reach it, else 0; one that
+      reaches it nowhere is left out, as the threshold is hardly on its scale.
     All else is copied byte for byte. index.csv comes along where it fits. Duplicates are reported, never removed.
 
     Raises:
@@ -53,7 +56,7 @@ def write_mended(report: Report, out: str | Path, *, threshold: int | None = Non
         pair = seen.pair
         try:
             label, label_note = _label(pair, report.kind, threshold=threshold, ignore=ignore)
-            image, image_note = _image(seen, usual[0][0])
+            image, image_note = _image(seen, usual[0][0] if usual else 0)
         except Refused as error:
             left += [(name(path), str(error).removeprefix(f"{path}: ")) for path in _blamed(pair, str(error))]
             continue
@@ -109,7 +112,7 @@ def _image(seen: Look, usual: int) -> tuple[Shaped[np.ndarray, "h w c"] | None, 
 
 
 def _label(
-    pair: Pair, kind: str | None, *, threshold: int | None, ignore: int | None
+    pair: Pair, kind: str | None, *, threshold: float | None, ignore: int | None
 ) -> tuple[Integer[np.ndarray, "h w"] | None, str]:
     """The mask where it has to change, None where the file can be copied, and what changes."""
     with named(pair.label):
@@ -119,12 +122,12 @@ def _label(
         except Refused as error:
             if threshold is None or error.fault not in ("lossy-mask", "fraction-mask"):
                 raise
-            return _thresholded(raw, threshold), f"1 from {threshold} upwards"
+            return _thresholded(raw, threshold), f"1 from {threshold:g} upwards"
         values = values_of(label, ignore=ignore)
         if anti_aliased(values, kind):
             if threshold is None:
                 raise Refused("holds greys between black and white: add --threshold 128 to make it 0/1")
-            return _thresholded(raw, threshold), f"1 from {threshold} upwards"
+            return _thresholded(raw, threshold), f"1 from {threshold:g} upwards"
         if fault := fault_of(values, kind):
             raise Refused(fault)
     if kind == "binary" and set(values.values) - {0, 1}:
@@ -137,10 +140,16 @@ def _label(
     return None, ""
 
 
-def _thresholded(raw: Raw, threshold: int) -> Integer[np.ndarray, "h w"]:
-    values = raw.values if raw.values.ndim == 2 else raw.values[..., : 3 - 2 * raw.alpha].mean(axis=-1)
+def _thresholded(raw: Raw, threshold: float) -> Integer[np.ndarray, "h w"]:
+    values = raw.values if raw.palette is None else colours_of(raw)  # the indices are in any order
+    if values.ndim == 3:
+        values = values[..., : 3 - 2 * (raw.alpha and raw.palette is None)].mean(axis=-1)
     if not np.isfinite(values).all():
         raise Refused("holds NaN or infinity")
+    if values.max() < threshold:
+        raise Refused(
+            f"holds {values.max():g} at most, and --threshold is {threshold:g}: choose one between its values"
+        )
     return (values >= threshold).astype(np.uint8)
 
 

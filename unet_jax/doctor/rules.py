@@ -40,8 +40,8 @@ RULES: dict[str, Rule] = {
     "index": Rule("error", "index.csv does not fit the images", "correct the table, or take it away"),
     "empty-split": Rule(
         "error",
-        "too few images: training, validation or test would be empty",
-        "add images (with 40 an empty part is very unlikely)",
+        "too few images to split into training, validation and test",
+        "give at least 3; experiments.train_folder trains on fewer, cut into windows",
     ),
     # each file
     "unreadable": Rule("error", "files that cannot be read", "copy or export them again"),
@@ -97,7 +97,9 @@ RULES: dict[str, Rule] = {
         "export them as PNG; --fix-to with --threshold 128 if they are black and white",
     ),
     "colour-mask": Rule(
-        "error", "masks that are colour drawings", "save them as grey PNG with one number a class or object"
+        "error",
+        "masks that are colour drawings",
+        "save them as grey PNG with one number a class or object; experiments.train_folder learns colours as they are",
     ),
     "alpha-mask": Rule(
         "error", "masks drawn in the alpha channel", "flatten them on black and save them as 8-bit grey PNG"

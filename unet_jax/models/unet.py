@@ -136,7 +136,8 @@ def check_size(
         steps = [math.prod(s[axis] for s in strides) for axis in range(len(size))]
         near = [max(-n // step * -step, step) for n, step in zip(size, steps, strict=True)]
     else:  # sizes that fit repeat every 2**depth pixels; VALID ones start a little above what the blocks take
-        near = [next(m for m in range(n, n + 10 * 2**depth + 8) if _fits(m, depth, padding)) for n in size]
+        least = 2 * margin(widths) if padding == "VALID" else 0
+        near = [next(m for m in range(n, max(n, least) + 10 * 2**depth + 8) if _fits(m, depth, padding)) for n in size]
     if list(size) == near:
         return
     have, want = ("×".join(str(n) for n in s) for s in (size, near))
