@@ -39,6 +39,7 @@ from unet_jax.startup import flags, say
 MOST_BYTES = 8 * 10**6
 KEPT = (
     "model", "channels", "normalisation", "classes", "head", "label_map", "patch", "separation", "version", "commit",
+    "train_images", "test_images",
 )  # fmt: skip
 _PLACE = re.compile(r"""(?:^|[\s='"])(?:/|~|\.\./|[A-Za-z]:\\)[\w.]""")  # an absolute path, a home, a folder above
 FEW, WEAK = 40, 0.6  # training images of a kind, AP at IoU 0.5 on it: below them the card warns
