@@ -13,6 +13,8 @@ from unet_jax.models.unet import check_size
 from unet_jax.transfer import like_init
 from unet_jax.workdir import new_workdir, remembered, with_preset
 
+Target = Literal["auto", "foreground", "border", "distance", "flow"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -42,7 +44,7 @@ class Config:
     """Images a step, over all devices: the recipe's 8 also suits 2 to 8 devices."""
     patch: int = 256
     """Side of the training crop in pixels: the recipe's size, which 4 levels divide."""
-    target: Literal["auto", "foreground", "border", "distance", "flow"] = "auto"
+    target: Target = "auto"
     """What tells touching objects apart, see unet_jax/heads.py; auto: flow where the masks number the objects, which
     all but foreground need."""
     model: str | None = None

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import jax
 
 from experiments import train_cells
-from experiments.cells_config import deeper
+from experiments.cells_config import Target, deeper
 from unet_jax import comparison, report
 from unet_jax.comparison_scores import score
 from unet_jax.data.named import open_named
@@ -78,7 +78,7 @@ class Config:
     """Train the U-Net also on so many images only, with and without augmentation, and draw how it learnt."""
     widths: tuple[int, ...] | None = None
     """Filters of each level, the preset's when not given; the FCN has one more down-sampling, as in its paper."""
-    target: Literal["auto", "foreground", "border", "distance", "flow"] = "foreground"
+    target: Target = "foreground"
     """What the rows learn that name no head; foreground, as in the recipe, is all that the classifier can say."""
     patch: int = 256
     """Side of the training crop in pixels."""

@@ -75,19 +75,20 @@ class Pace:
     ) -> State:  # fmt: skip
         """Measure the `steps` of an epoch; plan how many whole epochs fit, and let the learning rate end with them."""
         warm = len(self.times) > self.WARM_UP + self.MEASURED
-        if steps < self.steps and not warm and position.planned_epochs:
-            # the few steps that a resumed run had left, mostly compilation: the next epoch tells, the plan holds so far
-            self.epochs, self.times = 1, [math.nan] * (self.WARM_UP + self.MEASURED + 1)
-            return state
+        rest = (
+            steps < self.steps and not warm
+        )  # the few that a resumed run had left, mostly compilation: the plan holds
         if self.epochs:  # the first epoch of a start holds the compilations
             self.step_seconds = step_seconds / steps
             self.outside = (all_seconds - step_seconds) / step_seconds
-        elif not warm:  # a small set: no estimate yet
+        elif not warm and not rest:  # a small set: no estimate yet
             self.step_seconds = step_seconds / steps
             say(f"an epoch takes less than {duration(all_seconds)}, the whole run less than "
                 f"{duration(self._epochs_left(position) * all_seconds)}")  # fmt: skip
         self.epochs += 1
         self.times = self.times if warm else [math.nan] * (self.WARM_UP + self.MEASURED + 1)
+        if rest:
+            return state
         position.planned_epochs = position.epoch + math.floor(self._epochs_left(position) + 0.02)
         return replan(state, max(position.planned_epochs * self.steps, position.step))
 

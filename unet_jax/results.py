@@ -97,7 +97,7 @@ class Results:
         """
         kept = set(self.paths(name, form).values())
         for room in (outputs.LABELS, *(outputs.ENDINGS if self.wanted.overwrite else ())):
-            for ending in (".tif", ".png", ".nii.gz", ".csv", ".geojson"):
+            for ending in {*outputs.ENDINGS.values(), ".nii.gz"}:
                 if (path := self.folder / room / f"{name}{ending}") not in kept:
                     path.unlink(missing_ok=True)
 

@@ -49,8 +49,8 @@ class Report:
         """Facts and findings for the terminal."""
         lines = [f"{name:<14}{value}" for name, value in _words(self.facts()).items()] if self.looks else []
         counts = ", ".join(f"{self.count(level)} {level}s" for level in ("error", "warning", "note"))
-        verdict = "a training can begin" if self.ok else "mend the errors before a training"
-        verdict = verdict if self.pairs else "there is nothing to train on"
+        wrong = "mend the errors before a training" if self.pairs else "there is nothing to train on"
+        verdict = "a training can begin" if self.ok else wrong
         return "\n".join([*lines, "", *filter(None, [table(self.findings)]), "", f"{counts}: {verdict}"]).lstrip("\n")
 
     def write(self, path: Path) -> None:

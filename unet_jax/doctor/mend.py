@@ -143,7 +143,7 @@ def _label(
 def _thresholded(raw: Raw, threshold: float) -> Integer[np.ndarray, "h w"]:
     values = raw.values if raw.palette is None else colours_of(raw)  # the indices are in any order
     if values.ndim == 3:
-        values = values[..., : 3 - 2 * (raw.alpha and raw.palette is None)].mean(axis=-1)
+        values = values[..., : 3 - 2 * raw.alpha].mean(axis=-1)
     if not np.isfinite(values).all():
         raise Refused("holds NaN or infinity")
     if values.max() < threshold:
