@@ -75,9 +75,8 @@ class Pace:
     ) -> State:  # fmt: skip
         """Measure the `steps` of an epoch; plan how many whole epochs fit, and let the learning rate end with them."""
         warm = len(self.times) > self.WARM_UP + self.MEASURED
-        rest = (
-            steps < self.steps and not warm
-        )  # the few that a resumed run had left, mostly compilation: the plan holds
+        # the few steps that a resumed run had left are mostly compilation: the next epoch tells, the plan holds so far
+        rest = steps < self.steps and not warm
         if self.epochs:  # the first epoch of a start holds the compilations
             self.step_seconds = step_seconds / steps
             self.outside = (all_seconds - step_seconds) / step_seconds
